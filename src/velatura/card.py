@@ -48,8 +48,8 @@ class Card(BaseModel):
     Texts come from files of unknown origin: they are made printable and cut to a length that can be shown.
 
     Attributes:
-        kind: Kind of overlay, such as "hypernet" or "lora"; for other files "checkpoint", "vae", "upscaler" or
-            "unknown".
+        kind: Kind of overlay, such as "hypernet" or "lora"; for other files "checkpoint", "vae", "upscaler",
+            "face-restorer", "face-detector" or "unknown".
         name: Name of the overlay, as prompts call it.
         structure: Settings from which the overlay is built; which ones depends on the kind.
         outline: The structure in a few words, for people.
@@ -98,7 +98,8 @@ class FileInfo(BaseModel):
     """Facts about a file of weights, from its tensor names, shapes and metadata. No weight is read for it.
 
     Attributes:
-        card: Metadata of the overlay; for other files its kind is "checkpoint", "vae", "upscaler" or "unknown".
+        card: Metadata of the overlay; for other files its kind is "checkpoint", "vae", "upscaler", "face-restorer",
+            "face-detector" or "unknown".
         dialect: Program whose tensor names the file uses, such as "kohya" or "peft".
         container: File format: "safetensors", "zip", "legacy" or "picture".
         tensors: Number of tensors.

@@ -75,13 +75,6 @@ def test_an_unknown_option_is_one_line(command):
     assert "--colour" in said
 
 
-@pytest.mark.parametrize("words", [("generate", "a house"), ("upscale", "a.png")])
-def test_an_option_for_what_velatura_does_not_do_says_so(command, words):
-    status, said = command(*words, "--restore-faces")
-    assert (status, said.count("\n")) == (USER_ERROR_STATUS, 1)
-    assert "no face restorer" in said
-
-
 @pytest.mark.parametrize(
     ("words", "meant"),
     [  # as A1111, diffusers' and kohya's scripts and stable-diffusion.cpp call them
@@ -90,6 +83,7 @@ def test_an_option_for_what_velatura_does_not_do_says_so(command, words):
         (("generate", "a house", "--negative-prompt", "fog"), "--negative"),
         (("generate", "a house", "--size", "64x64"), "--width and --height"),
         (("generate", "a house", "--n_iter", "4"), "--count"),
+        (("generate", "a house", "--face_restoration_model", "GFPGAN"), "--face-restorer"),
         (("generate", "a house", "--ckpt", "x.safetensors"), "--base"),
         (("train", "hypernet", "neon", "--batch-size", "4"), "--batch"),
         (("train", "hypernet", "neon", "--learning_rate", "1e-3"), "--rate"),

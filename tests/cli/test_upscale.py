@@ -45,7 +45,10 @@ def test_scale_and_lanczos(tmp_path, picture):
         (["--upscaler", "4x-Ultra"], "no upscaler is called '4x-Ultra'"),
         (["--upscaler", "Latent"], "enlarges latents, not pictures"),
         (["--upscaler", "Lanczos", "--scale", "17"], "less than or equal to 16"),
-        ([], "--upscaler"),
+        ([], "nothing is to be done: give --upscaler NAME, --restore-faces, or both"),
+        (["--restore-faces", "--scale", "2"], "--scale needs an upscaler"),
+        (["--upscaler", "Lanczos", "--face-restorer", "GFPGAN"], "changes nothing without --restore-faces"),
+        (["--restore-faces"], "GFPGANv1.4.pth is not in the library: put it into models/"),
     ],
 )
 def test_mistakes_are_one_line(picture, capsys, words, message):

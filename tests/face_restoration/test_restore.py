@@ -167,7 +167,7 @@ class Recorder:
 @pytest.mark.parametrize(("size", "searched"), [((320, 480), (640, 960)), ((2560, 1280), (1280, 640))])
 def test_faces_are_searched_at_one_size_and_returned_at_the_images(size, searched):
     network = Recorder(anchor=1)
-    detector = detect.FaceDetector("x", network)  # pyright: ignore[reportArgumentType]
+    detector = detect.RetinaFaceDetector("x", network)  # pyright: ignore[reportArgumentType]
     [face] = detect.detect_faces(detector, Image.new("RGB", size, (200, 100, 50)))
     scale = size[0] / searched[0]
     assert network.pixels.shape[2:] == searched[::-1]
@@ -179,7 +179,7 @@ def test_faces_are_searched_at_one_size_and_returned_at_the_images(size, searche
 
 def test_faces_too_small_to_be_restored_are_left_out(monkeypatch):
     monkeypatch.setattr(detect, "MIN_EYE_DISTANCE", 13.0)  # the eyes of the face above are 12.8 pixels apart
-    detector = detect.FaceDetector("x", Recorder(anchor=1))  # pyright: ignore[reportArgumentType]
+    detector = detect.RetinaFaceDetector("x", Recorder(anchor=1))  # pyright: ignore[reportArgumentType]
     assert detect.detect_faces(detector, Image.new("RGB", (640, 640))) == []
 
 

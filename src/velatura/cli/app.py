@@ -40,7 +40,7 @@ COMMANDS = {
     "measure": LazyCommand(
         "Pictures", "compare.measure", "measure", "Measure how like two folders of pictures are, in content and style."
     ),
-    "upscale": LazyCommand("Pictures", "upscale", "upscale", "Enlarge a picture by an ESRGAN or Real-ESRGAN network."),
+    "upscale": LazyCommand("Pictures", "upscale", "upscale", "Enlarge a picture by a network, or restore its faces."),
     "tune": LazyCommand("Overlays", "compare.tune", "tune", "Find the strength of an overlay that serves best."),
     "compare": LazyCommand(
         "Overlays", "compare.study", "compare", "Train every kind on your pictures, and measure which one serves best."

@@ -195,7 +195,7 @@ def read_init_image(image: Path | None, mask: Path | None, *, is_inverted: bool)
 
 
 def refuse_unknown_names(
-    recipes: "Iterable[Recipe]", library: "velatura.Library", overlay_names: Iterable[str]
+    recipes: "Iterable[Recipe]", library: "velatura.Library", overlay_names: Iterable[str], *, needs_faces: bool
 ) -> None:
     """Refuse samplers, schedulers and overlays that do not exist, before a base is opened or torch is imported.
 
@@ -203,9 +203,10 @@ def refuse_unknown_names(
         recipes: The recipes of the pictures. Overlays of a recipe that records hashes may be found by them later.
         library: Where tags find overlays.
         overlay_names: Overlays that are given as files.
+        needs_faces: Refuse missing files for faces too, which making a recorded recipe only warns of.
 
     Raises:
-        UnknownName: No such sampler, scheduler, kind of overlay or overlay exists.
+        UnknownName: No such sampler, scheduler, kind of overlay, overlay or restorer of faces exists.
         BadPrompt: A prompt or tag cannot be read.
     """
     from velatura.prompts.prompt import Prompt
@@ -214,6 +215,10 @@ def refuse_unknown_names(
     checked_names: set[tuple[str, str]] = set()
     for recipe in recipes:
         _refuse_unknown_sampler(recipe)
+        if needs_faces and recipe.restore_faces:
+            from velatura.sampling.resolve.faces import find_face_files
+
+            find_face_files(recipe.face_restorer, library)
         texts = () if recipe.overlay_hashes else (recipe.prompt, recipe.hires_prompt)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the same warnings come when the picture is made

@@ -215,7 +215,9 @@ def generate(
     paths = output_paths(out, len(recipes), overwrite=overwrite)
     model_library = velatura.Library(*(library or [Path()]))
     if not lenient:
-        refuse_unknown_names(recipes, model_library, overlays)
+        refuse_unknown_names(
+            recipes, model_library, overlays, needs_faces=not recipe or "restore_faces" in recipe_fields
+        )
     init_image = read_init_image(image, mask, is_inverted=mask_inverted)
     load_options = LoadOptions(dtype, device, vae, offload, weights, prediction, zero_snr, unet, tuple(text or ()))
     opened_base = open_recipe_base(first, base, model_library, load_options)
@@ -336,7 +338,7 @@ def grid(
     model_library = velatura.Library(*(library or [Path()]))
     cells = cell_recipes(first, (x_axis, y_axis, z_axis), matrix=matrix, styles=style_table)
     if not lenient:
-        refuse_unknown_names(cells, model_library, overlays)
+        refuse_unknown_names(cells, model_library, overlays, needs_faces=not recipe or "restore_faces" in recipe_fields)
     for name, values in filter(None, (x_axis, y_axis, z_axis)):
         if is_base_axis(name, first):
             check_base_values(values, model_library)

@@ -9,24 +9,26 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 
 from velatura.imports import check_ray_installed
-from velatura.sampling.recipe.fields import HiresFields, Img2ImgFields, NoiseFields
+from velatura.sampling.recipe.fields import FaceFields, HiresFields, Img2ImgFields, NoiseFields
 from velatura.sampling.recipe.recipe import RECORDED_FIELDS, Recipe
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
 
-PROMPT_PANEL, SAMPLING_PANEL, NOISE_PANEL, IMG2IMG_PANEL, HIRES_PANEL, SAMPLER_PANEL = (
+PROMPT_PANEL, SAMPLING_PANEL, NOISE_PANEL, IMG2IMG_PANEL, HIRES_PANEL, FACES_PANEL, SAMPLER_PANEL = (
     "Prompt",
     "Sampling",
     "Noise",
     "Image to image",
     "Hires fix",
+    "Restore faces",
     "Sampler settings",
 )
 PROMPT_PANEL_FIELDS = ("negative", "width", "height", "seed", "keep_layout", "keep_layout_until")
-PANEL_ORDER = (PROMPT_PANEL, SAMPLING_PANEL, NOISE_PANEL, SAMPLER_PANEL, IMG2IMG_PANEL, HIRES_PANEL)
+PANEL_ORDER = (PROMPT_PANEL, SAMPLING_PANEL, NOISE_PANEL, SAMPLER_PANEL, IMG2IMG_PANEL, HIRES_PANEL, FACES_PANEL)
 PANEL_OF_MODEL = {
     NoiseFields: NOISE_PANEL,
     Img2ImgFields: IMG2IMG_PANEL,
     HiresFields: HIRES_PANEL,
+    FaceFields: FACES_PANEL,
     SamplerSettings: SAMPLER_PANEL,
 }
 OPTION_NAMES = {"guidance": "cfg"}  # as the field calls it

@@ -38,15 +38,13 @@ OTHER_PROGRAMS_OPTIONS = {
     "output_dir": ("--out",),
     "output_name": ("--name",),
     "save_every_n_steps": ("--snapshot-every",),
+    "face_restoration_model": ("--face-restorer",),
+    "code_former_weight": ("--codeformer-weight",),
     "scale": ("--cfg", "--strength"),
     "size": ("--width and --height", "--pixels"),
     "strength": ("--denoising",),
     "train_data_dir": ("the folder without an option",),
     "validation_steps": ("--preview-every",),
-}
-# Options of other programs for what velatura does not do, and why they are refused
-ABSENT_FEATURES = {
-    "restore_faces": "velatura has no face restorer, and opens neither GFPGAN nor CodeFormer: leave it out",
 }
 FIELD_OPTIONS = {"batch_size": "batch", "learning_rate": "rate"}  # fields of a plan, and their parameters
 SET_OPTION = "--set"
@@ -61,8 +59,6 @@ def describe_unknown_option(name: str, options: Mapping[str, str]) -> str:
         options: Options of the command by the names of their parameters.
     """
     word = name.lstrip("-").lower().replace("-", "_")
-    if reason := ABSENT_FEATURES.get(word):
-        return f"no such option: {name}: {reason}"
     if meant := _find_option(word, options):
         return f"no such option: {name}: velatura calls it {meant}"
     if similar := get_close_matches(name, options.values(), n=MAX_SIMILAR):

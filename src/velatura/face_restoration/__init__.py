@@ -5,8 +5,8 @@ networks; detect.py finds faces, and align.py cuts them out and pastes them back
 """
 
 from velatura.face_restoration.read_files import (
-    FaceDetector,
     FaceRestorer,
+    RetinaFaceDetector,
     detect_face_model,
     open_face_detector,
     open_face_restorer,
@@ -15,9 +15,9 @@ from velatura.face_restoration.restore import DEFAULT_FIDELITY, RestoredImage, r
 
 __all__ = [
     "DEFAULT_FIDELITY",
-    "FaceDetector",
     "FaceRestorer",
     "RestoredImage",
+    "RetinaFaceDetector",
     "detect_face_model",
     "open_face_detector",
     "open_face_restorer",

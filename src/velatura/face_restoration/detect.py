@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from velatura.face_restoration.read_files import FaceDetector
+from velatura.face_restoration.read_files import RetinaFaceDetector
 from velatura.face_restoration.retinaface import RawDetections
 
 # Settings with which RetinaFace was trained
@@ -23,6 +23,7 @@ SEARCH_PIXELS = 640  # of the shorter side while faces are searched, as in A1111
 MAX_SEARCH_PIXELS = 4096  # of the longer side, which bounds the memory
 MIN_SCORE = 0.97  # A1111's for faces that are restored
 MAX_OVERLAP = 0.4  # of two boxes, by their union; RetinaFace's own
+MAX_CANDIDATES = 5000  # of which overlapping ones are left out; RetinaFace's own
 MIN_EYE_DISTANCE = 5.0  # in pixels of the search; A1111 leaves out smaller faces
 
 
@@ -43,7 +44,7 @@ class DetectedFace(NamedTuple):
 
 @torch.no_grad()
 def detect_faces(
-    detector: FaceDetector,
+    detector: RetinaFaceDetector,
     image: Image.Image,
     *,
     device: torch.device | str = "cpu",
@@ -81,7 +82,7 @@ def decode_detections(raw: RawDetections, size: tuple[int, int], min_score: floa
     """
     anchors = anchor_boxes(size)
     is_sure = raw.scores > min_score  # NaN is not
-    order = raw.scores[is_sure].argsort(descending=True, stable=True)
+    order = raw.scores[is_sure].argsort(descending=True, stable=True)[:MAX_CANDIDATES]
     scores, anchors = raw.scores[is_sure][order], anchors[is_sure][order]
     offsets, points = raw.boxes[is_sure][order], raw.landmarks[is_sure][order]
     centres, sides = anchors[:, :2], anchors[:, 2:]

@@ -80,7 +80,7 @@ class FaceRestorer:
 
 
 @dataclass(frozen=True, eq=False)
-class FaceDetector:
+class RetinaFaceDetector:
     """A network that finds faces, ready for use.
 
     Attributes:
@@ -122,7 +122,7 @@ def open_face_restorer(path: str | PathLike[str]) -> FaceRestorer:
     raise BadFile(f"{path.name} {found}: give a file of GFPGAN (1.2 to 1.4) or of CodeFormer")
 
 
-def open_face_detector(path: str | PathLike[str]) -> FaceDetector:
+def open_face_detector(path: str | PathLike[str]) -> RetinaFaceDetector:
     """Open the file of RetinaFace on a ResNet, detection_Resnet50_Final.pth; nothing in it is executed.
 
     Args:
@@ -136,10 +136,10 @@ def open_face_detector(path: str | PathLike[str]) -> FaceDetector:
     if model != RETINAFACE:
         found = f"is {model}" if model else "does not detect faces"
         raise BadFile(f"{path.name} {found}: give detection_Resnet50_Final.pth, RetinaFace on a ResNet-50")
-    return FaceDetector(path.stem, _load(path, model, _build_retinaface))
+    return RetinaFaceDetector(path.stem, _load(path, model, _build_retinaface))
 
 
-class _Outline(NamedTuple):
+class _FileOutline(NamedTuple):
     """Names and shapes of a file's tensors, asked for with the file's name in errors.
 
     Attributes:
@@ -175,11 +175,11 @@ class _Outline(NamedTuple):
         return BadFile(f"{self.file} does not hold a whole {self.model} ({found}): download it again")
 
 
-def _load(path: Path, model: str, build: Callable[[_Outline], Network]) -> Network:
+def _load(path: Path, model: str, build: Callable[[_FileOutline], Network]) -> Network:
     """Build a network of the sizes that its file has, and load it."""
     state = _used_tensors(find_weights(open_tensors(path)))
     with torch.device("meta"):
-        network = build(_Outline(path.name, model, state))
+        network = build(_FileOutline(path.name, model, state))
     load_network(network, state, file=path.name, model=model)
     return network
 
@@ -188,7 +188,7 @@ def _used_tensors(state: StateDict) -> dict[str, Tensor]:
     return {key: state[key] for key in state if not key.startswith(UNUSED) and not key.endswith(BATCH_COUNTER)}
 
 
-def _build_gfpgan(outline: _Outline) -> GfpganNetwork:
+def _build_gfpgan(outline: _FileOutline) -> GfpganNetwork:
     sizes = outline.count("conv_body_down.{}.conv2.weight")
     if not sizes:
         raise outline.error("no blocks")
@@ -210,7 +210,7 @@ def _build_gfpgan(outline: _Outline) -> GfpganNetwork:
     return network
 
 
-def _build_codeformer(outline: _Outline) -> CodeFormerNetwork:
+def _build_codeformer(outline: _FileOutline) -> CodeFormerNetwork:
     cells, features = outline.shape("position_emb", 2)
     layers = outline.count("ft_layers.{}.linear1.weight")
     if math.isqrt(cells) ** 2 != cells or features % HEADS or not layers:
@@ -254,12 +254,12 @@ def _fusion_channels(encoder: list[BlockShape], generator: list[BlockShape], sid
     return possible if side == max(encoded, default=side) else None
 
 
-def _check_side(outline: _Outline, side: int) -> None:
+def _check_side(outline: _FileOutline, side: int) -> None:
     if side > MAX_FACE_SIDE:
         raise outline.error(f"faces of {side} pixels")
 
 
-def _read_blocks(outline: _Outline, part: str) -> list[BlockShape]:
+def _read_blocks(outline: _FileOutline, part: str) -> list[BlockShape]:
     """Tell the blocks of the encoder or the generator by the names in each."""
     names: dict[int, set[str]] = {}
     for key in outline.state:
@@ -275,7 +275,7 @@ def _read_blocks(outline: _Outline, part: str) -> list[BlockShape]:
     return blocks
 
 
-def _read_block(outline: _Outline, prefix: str, names: set[str]) -> BlockShape:
+def _read_block(outline: _FileOutline, prefix: str, names: set[str]) -> BlockShape:
     """Tell one block by the names of its tensors."""
     if "q.weight" in names:
         kind, first, last = "attention", "q.weight", "proj_out.weight"
@@ -293,14 +293,14 @@ def _read_block(outline: _Outline, prefix: str, names: set[str]) -> BlockShape:
     return _check_groups(outline, BlockShape(kind, channels_in, outline.channels(f"{prefix}.{last}")))
 
 
-def _check_groups(outline: _Outline, block: BlockShape) -> BlockShape:
+def _check_groups(outline: _FileOutline, block: BlockShape) -> BlockShape:
     """Refuse channels that group normalisation cannot divide."""
     if block.kind in {"norm", "residual", "attention"} and (block.channels_in | block.channels_out) % NORM_GROUPS:
         raise outline.error(f"{block.channels_in} channels")
     return block
 
 
-def _build_retinaface(outline: _Outline) -> RetinaFaceNetwork:
+def _build_retinaface(outline: _FileOutline) -> RetinaFaceNetwork:
     stages = range(1, STAGES + 1)
     blocks = [outline.count(f"body.layer{stage}.{{}}.conv1.weight") for stage in stages]
     if not all(blocks):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from velatura.face_restoration.align import align_face, paste_face
 from velatura.face_restoration.detect import detect_faces
-from velatura.face_restoration.read_files import FaceDetector, FaceRestorer
+from velatura.face_restoration.read_files import FaceRestorer, RetinaFaceDetector
 
 DEFAULT_FIDELITY = 0.5  # A1111's default of code_former_weight
 
@@ -24,7 +24,7 @@ class RestoredImage(NamedTuple):
 
 def restore_faces(
     restorer: FaceRestorer,
-    detector: FaceDetector,
+    detector: RetinaFaceDetector,
     image: Image.Image,
     *,
     fidelity: float = DEFAULT_FIDELITY,

@@ -23,7 +23,8 @@ OVERLAY_KINDS = ("hypernet", "embedding", "lora", "aesthetic", "difference")
 FAMILIES = ("SD1", "SD2", "SDXL")  # that notes name
 # Kinds that Civitai's notes do not mix up; a version of a checkpoint may list an autoencoder among its files
 STATED_KINDS = ("checkpoint", "upscaler", "hypernet", "embedding", "lora", "aesthetic")
-FILE_KINDS = ("checkpoint", "vae", "upscaler", *OVERLAY_KINDS, UNKNOWN_KIND)
+FACE_KINDS = ("face-restorer", "face-detector")
+FILE_KINDS = ("checkpoint", "vae", "upscaler", *FACE_KINDS, *OVERLAY_KINDS, UNKNOWN_KIND)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from velatura.library.model_files import FileState
 
 QueryResult = TypeVar("QueryResult")
 
-INDEX_VERSION = 7  # of the table's contents: the rows of another version are dropped
+INDEX_VERSION = 8  # of the table's contents: the rows of another version are dropped
 CACHE_VARIABLE = "VELATURA_CACHE"
 INDEX_FILE = "library.sqlite"
 LOCK_TIMEOUT_SECONDS = 10  # while another process writes

@@ -40,6 +40,10 @@ FOLDER_KINDS = {
     "realesrgan": "upscaler",
     "bsrgan": "upscaler",
     "upscale_models": "upscaler",
+    "gfpgan": "face-restorer",
+    "codeformer": "face-restorer",
+    "facerestore_models": "face-restorer",
+    "facedetection": "face-detector",
 }
 
 

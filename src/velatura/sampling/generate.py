@@ -31,6 +31,7 @@ from velatura.sampling.recipe.expand import draw_templates
 from velatura.sampling.recipe.keywords import FurtherRecipeFields, RecipeFields
 from velatura.sampling.recipe.metadata import save_with_infotext
 from velatura.sampling.recipe.recipe import Recipe
+from velatura.sampling.resolve.faces import find_face_files
 from velatura.sampling.resolve.overlays import OverlayResolver
 from velatura.sampling.validate import warn_of_tiny_limits
 
@@ -179,6 +180,7 @@ def generate(
         "tiling": tiling,
     }
     given_fields = {name: value for name, value in common_fields.items() if value is not None}
+    _refuse_missing_faces(fields, library)
     pictures = generate_stream(
         base,
         [_to_recipe(prompt_or_recipe).replace(**given_fields, **fields)],
@@ -274,6 +276,7 @@ def generate_stream(
         VelaturaError: As generate raises.
     """
     base = to_base(base)
+    _refuse_missing_faces(fields, library)
     requests = [_to_recipe(prompt_or_recipe).replace(**fields) for prompt_or_recipe in prompts_or_recipes]
     recipes = [draw_templates(recipe, wildcards) for recipe in requests]
     warn_of_tiny_limits(base, recipes, library, overlays, init_image=init_image)
@@ -314,6 +317,17 @@ def _prepare_pictures(
 
 def _to_recipe(prompt_or_recipe: str | Recipe) -> Recipe:
     return prompt_or_recipe if isinstance(prompt_or_recipe, Recipe) else Recipe(prompt=prompt_or_recipe)
+
+
+def _refuse_missing_faces(fields: Mapping[str, object], library: Library | None) -> None:
+    """Refuse to restore faces without the files; in a recipe that was read they are only warned of.
+
+    Raises:
+        UnknownName: The library does not have the files.
+    """
+    if fields.get("restore_faces"):
+        name = fields.get("face_restorer")
+        find_face_files(name if isinstance(name, str) else None, library)
 
 
 def _run_batches(

@@ -10,17 +10,19 @@ from importlib.metadata import version
 
 from velatura.base.base import Base
 from velatura.errors import BadRecipe, warn
+from velatura.face_restoration.read_files import CODEFORMER
 from velatura.prompts.prompt import Prompt
 from velatura.prompts.prompt_editing import Timing
 from velatura.sampling.hires import find_recipe_upscaler, find_upscaler
 from velatura.sampling.img2img import InitLatents
 from velatura.sampling.masks import InitImage
 from velatura.sampling.passes import SamplingPass, first_pass_size, plan_hires_target, plan_passes
-from velatura.sampling.recipe.fields import RANDOM_SEED_COUNT, OverlayHash
-from velatura.sampling.recipe.recipe import Recipe
+from velatura.sampling.recipe.fields import RANDOM_SEED_COUNT, FaceFields, OverlayHash
+from velatura.sampling.recipe.recipe import RECIPE_DEFAULTS, Recipe
 from velatura.sampling.recipe.sampler_names import draws_gpu_noise
 from velatura.sampling.recipe.sampler_settings import SamplerSettings
 from velatura.sampling.recipe.sizes import HiresTarget, Resolution
+from velatura.sampling.resolve.faces import FaceModels, find_recipe_faces
 from velatura.sampling.resolve.overlays import OverlayResolver
 from velatura.sampling.resolve.resources import call_resources
 from velatura.sampling.samplers import find_sampler, find_scheduler
@@ -37,6 +39,7 @@ MAX_BATCH_PICTURES = 8  # so that small pictures too are finished, and saved, a 
 MAX_BATCH_LATENT_PIXELS = 8 * 64 * 64  # latents of a batch: eight pictures of 512 x 512; the UNet gets each twice
 DEFAULT_IMG2IMG_DENOISING = 0.75  # A1111's default
 DEFAULT_HIRES_DENOISING = 0.7  # A1111's default
+NO_FACES = {name: RECIPE_DEFAULTS[name] for name in FaceFields.model_fields}
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,7 @@ class Job:
         init_image: The image that the first pass starts from, if there is one.
         upscaler: The network that upscales the first pass, None where Lanczos or the like does.
         layout_job: The picture whose layout is kept, if there is one (prompt-to-prompt).
+        face_models: The networks that restore its faces, if they are restored.
     """
 
     base: Base
@@ -58,6 +62,7 @@ class Job:
     init_image: InitImage | None = None
     layout_job: Job | None = None
     upscaler: Upscaler | None = None
+    face_models: FaceModels | None = None
 
     @property
     def steps(self) -> int:
@@ -129,7 +134,8 @@ def prepare_job(base: Base, recipe: Recipe, resolver: OverlayResolver, init_imag
     check_recipe(base, recipe, init_image)
     recipe = call_resources(recipe, resolver.library)
     upscaler = find_recipe_upscaler(recipe, resolver.library)
-    filled = fill_recipe(base, recipe, init_image, upscaler)
+    face_models = find_recipe_faces(recipe, resolver.library)
+    filled = _fill_faces(fill_recipe(base, recipe, init_image, upscaler), face_models)
     passes = plan_passes(base, filled, resolver, starts_from_image=init_image is not None)
     layout_job = None
     if filled.keep_layout:
@@ -143,7 +149,7 @@ def prepare_job(base: Base, recipe: Recipe, resolver: OverlayResolver, init_imag
         for call in sampling_pass.calls:
             call.warn_if_inactive(sampling_pass.trajectory.step_count, is_guided=is_guided)
     recorded = filled.replace(ensd=_used_ensd(filled, passes), overlay_hashes=hashes)
-    return Job(base, recorded, passes, init_image, layout_job, upscaler)
+    return Job(base, recorded, passes, init_image, layout_job, upscaler, face_models)
 
 
 def fill_recipe(base: Base, recipe: Recipe, init_image: InitImage | None, upscaler: Upscaler | None = None) -> Recipe:
@@ -187,6 +193,15 @@ def fill_recipe(base: Base, recipe: Recipe, init_image: InitImage | None, upscal
         mask_hash=init_image and init_image.mask_hash,
         version=f"velatura {version('velatura')}",
     )
+
+
+def _fill_faces(recipe: Recipe, face_models: FaceModels | None) -> Recipe:
+    """Record what restores the faces, or that nothing does."""
+    if face_models is None:
+        return recipe.replace(**NO_FACES) if recipe.restore_faces else recipe
+    if face_models.restorer.model != CODEFORMER and recipe.codeformer_weight != RECIPE_DEFAULTS["codeformer_weight"]:
+        warn(f"codeformer_weight changes nothing with {face_models.name}: CodeFormer alone has it")
+    return recipe.replace(face_restorer=face_models.name)
 
 
 def _hires_upscaler(recipe: Recipe, upscaler: Upscaler | None) -> str:
@@ -290,6 +305,7 @@ def _make_layout_recipe(recipe: Recipe, passes: Sequence[SamplingPass]) -> Recip
         keep_layout_until=0.5,
         base=None,
         base_hash=None,
+        **NO_FACES,
     )
 
 

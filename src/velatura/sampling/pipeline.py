@@ -23,6 +23,7 @@ from velatura.sampling.job import Job
 from velatura.sampling.noise.seeded import SeededNoise, Variation
 from velatura.sampling.prompt_to_prompt import AttentionReplacement, map_tokens, replace_attention
 from velatura.sampling.resolve.attached import AttachedOverlays, attached_overlays
+from velatura.sampling.resolve.faces import restore_picture_faces
 
 OnDenoised = Callable[[Tensor], None]  # the denoised latents after a step, (pictures, 4, height, width)
 
@@ -76,6 +77,8 @@ def run_batch(
             known_overlays = {effect.overlay for effect in effects}
             effects += [effect for effect in hires_effects if effect.overlay not in known_overlays]
         pictures = [_decode_finite(base, picture_latents) for picture_latents in latents[: len(batch)]]
+        if face_models := batch[0].face_models:
+            pictures = restore_picture_faces(face_models, pictures, weight=recipe.codeformer_weight, device=base.device)
     return [_paste_back(job, picture) for job, picture in zip(batch, pictures, strict=True)], effects
 
 

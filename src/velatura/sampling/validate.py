@@ -34,6 +34,7 @@ IMG2IMG_FIELDS = ("fit", "noise_multiplier", "extra_noise")
 MASK_FIELDS = ("mask_blur", "unrounded_mask", "masked_content", "mask_padding")
 DEFAULT_IMAGE_GUIDANCE = 1.5  # A1111's default, and that of the paper's authors
 DEFAULT_MASK_WEIGHT = 1.0  # A1111's default
+FACE_FIELDS = ("face_restorer", "codeformer_weight")
 HIRES_FIELDS = ("hires_steps", "hires_upscaler", "hires_sampler", "hires_prompt", "hires_negative")
 
 
@@ -283,6 +284,7 @@ def warn_of_unused_fields(recipe: Recipe, init_image: InitImage | None) -> None:
         "an init image or a second pass": () if init_image or recipe.has_second_pass else ("denoising",),
         "variation_strength": () if recipe.variation_strength else ("variation_seed",),
         "keep_layout": () if recipe.keep_layout else ("keep_layout_until",),
+        "restore_faces": () if recipe.restore_faces else FACE_FIELDS,
     }
     for requirement, names in unused_fields.items():
         for name in names:

@@ -127,7 +127,7 @@ def _refuse_face_restorer(file: str, state: StateDict) -> None:
     """Refuse a network that people have beside their upscalers, by its name."""
     for name, part in FACE_RESTORER_PARTS.items():
         if any(key.startswith(part) for key in state):
-            raise BadFile(f"{file} is {name}, which restores faces, and velatura does not: give an upscaler's file")
+            raise BadFile(f"{file} is {name}, which restores faces: use it with --restore-faces, and give an upscaler")
 
 
 def _detect_rrdb(state: StateDict, names: Mapping[str, str]) -> UpscalerLayout | None:

@@ -191,7 +191,6 @@ def test_fields_that_leave_the_picture_as_it_is_are_read_without_a_warning(field
         ),
         ("FP8 weight: Enable", "not supported: FP8 weight: Enable"),
         ("Token merging ratio: 0.5", "not supported: Token merging ratio: 0.5"),
-        ("Face restoration: GFPGAN", "faces were repainted afterwards"),
         ("Diffusion in Low Bits: bnb-nf4", "not supported: Diffusion in Low Bits: bnb-nf4"),
         (
             ", ".join(f"K{number}: 1" for number in range(5000)),

@@ -104,9 +104,9 @@ def test_what_changes_the_picture_and_is_not_read_is_warned_of():
 
 
 def test_every_field_of_the_text_has_its_own_field_in_the_recipe():
-    written = [row.field for row in INFOTEXT_FIELDS if row.field not in {"size", "area"}]
+    written = [row.field for row in INFOTEXT_FIELDS if row.field not in {"size", "area", "face_restoration"}]
     written_otherwise = {"prompt", "negative", "width", "height", "overlay_hashes", "version"}
-    written_otherwise |= {"template", "negative_template", "resources"}
+    written_otherwise |= {"template", "negative_template", "resources", "restore_faces", "face_restorer"}
     assert sorted(written) == sorted(set(Recipe.model_fields) - written_otherwise)
     assert len({row.key for row in INFOTEXT_FIELDS}) == len(INFOTEXT_FIELDS)
 

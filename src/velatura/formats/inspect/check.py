@@ -16,6 +16,7 @@ from pydantic import JsonValue
 
 from velatura.card import UNKNOWN_KIND, Card
 from velatura.errors import BadFile, UnsupportedBase, VelaturaError, redirect_warnings, warn
+from velatura.face_restoration import open_face_detector, open_face_restorer
 from velatura.formats.check_metadata import warn_of_metadata
 from velatura.formats.checkpoints import diffusers_folder, single_file, vae_file
 from velatura.formats.checkpoints.build_models import load_lone_vae
@@ -93,6 +94,10 @@ def _open(path: Path, card: Card, max_bytes: int) -> None:
         optim.check_optim(path)
     elif card.kind == "upscaler" and _byte_count(path) <= MAX_WHOLE_BYTES:
         open_upscaler(path)
+    elif card.kind == "face-restorer" and _byte_count(path) <= MAX_WHOLE_BYTES:
+        open_face_restorer(path)
+    elif card.kind == "face-detector" and _byte_count(path) <= MAX_WHOLE_BYTES:
+        open_face_detector(path)
     elif card.kind == UNKNOWN_KIND and not card.outline and _byte_count(path) <= MAX_WHOLE_BYTES:
         _open_unknown(path)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from velatura.base.families import FAMILY_BY_CROSS_WIDTH
 from velatura.base.image_condition import LATENT_CHANNELS
 from velatura.card import Card
+from velatura.face_restoration.read_files import RETINAFACE, detect_face_model
 from velatura.formats import native
 from velatura.formats.checkpoints import single_file, vae_file
 from velatura.formats.checkpoints.ldm_families import (
@@ -201,6 +202,13 @@ def detect_upscaler_file(contents: Contents, _: StateDict) -> CardAndDialect | N
     return layout and (Card(kind="upscaler", outline=layout.outline), layout.architecture.lower())
 
 
+def detect_face_file(contents: Contents, _: StateDict) -> CardAndDialect | None:
+    """Detect a network that restores faces or finds them."""
+    model = detect_face_model(find_weights(contents))
+    kind = "face-detector" if model == RETINAFACE else "face-restorer"
+    return (Card(kind=kind, outline=model), model.lower()) if model else None
+
+
 # In the order in which files are tried
 DETECTORS = (
     detect_native,
@@ -211,6 +219,7 @@ DETECTORS = (
     detect_checkpoint,
     detect_vae,
     detect_upscaler_file,
+    detect_face_file,
 )
 
 
@@ -230,6 +239,8 @@ def describe_other_model(contents: Contents) -> str:
         part = "an autoencoder alone"
     elif detect_upscaler(find_weights(contents)):
         return "is not an overlay but an upscaler: use it with --hires-upscaler or `velatura upscale`"
+    elif model := detect_face_model(find_weights(contents)):
+        return f"is not an overlay but {model}, a network on faces: use it with --restore-faces"
     else:
         part = unsupported
     advice = next(advice for name, advice in PART_ADVICE.items() if part.startswith(name))

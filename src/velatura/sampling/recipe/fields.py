@@ -209,6 +209,18 @@ class Img2ImgFields(BaseModel):
     )
 
 
+class FaceFields(BaseModel):
+    """Fields for restoring faces in the picture that is made."""
+
+    restore_faces: bool = Field(default=False, description="restore faces after painting")
+    face_restorer: Annotated[str, Field(max_length=200)] | None = Field(
+        default=None, description="what restores them: GFPGAN, CodeFormer, or a file; none: the first that is there"
+    )
+    codeformer_weight: Fraction = Field(
+        default=0.5, description="for CodeFormer: 0 for the best looks, 1 for the closest likeness"
+    )
+
+
 class HiresFields(BaseModel):
     """Fields for the second pass at a larger size (hires fix)."""
 

@@ -38,6 +38,7 @@ ETA = "Eta"
 NOISE_SCHEDULE = "Noise Schedule"  # A1111's, which knows the first of these values; with others it forces nothing
 NOISE_SCHEDULES = {"Zero Terminal SNR": True, "Without zero terminal SNR": False}
 HASHES, MODEL, VAE = "Hashes", "Model", "VAE"
+FACE_RESTORATION = "Face restoration"  # the name of what restored them
 # Values that stand for "as in the first pass", or for nothing
 UNSET_VALUES = {
     "Sampler": ("Undefined", "None", "Default"),
@@ -46,6 +47,7 @@ UNSET_VALUES = {
     "Clip skip": ("0",),
     "VAE": ("Automatic", "None", "Default"),
     NOISE_SCHEDULE: ("Default",),  # as the file says
+    FACE_RESTORATION: ("None", "False"),
 }
 # Names of other programs for fields of A1111
 FIELD_ALIASES = {
@@ -90,6 +92,7 @@ INFOTEXT_FIELDS = (
     InfotextField("CFG scale", "guidance", is_always_written=True),
     InfotextField("Image CFG scale", "image_guidance"),
     InfotextField("Seed", "seed", is_always_written=True),
+    InfotextField(FACE_RESTORATION, "face_restoration"),
     InfotextField("Size", "size", is_always_written=True),
     InfotextField("Model hash", "base_hash"),
     InfotextField("Model", "base"),
@@ -118,6 +121,7 @@ INFOTEXT_FIELDS = (
     InfotextField("Hires steps", "hires_steps"),
     InfotextField("Hires upscaler", "hires_upscaler", written_with=("hires_scale", "hires_size")),
     InfotextField("Hires sampler", "hires_sampler"),
+    InfotextField("CodeFormer weight", "codeformer_weight"),  # as in A1111's extras
     InfotextField("Resize mode", "fit"),
     InfotextField("Mask blur", "mask_blur", written_with=("mask_hash",)),
     InfotextField("Unrounded mask", "unrounded_mask"),  # our own: A1111 has it in its API alone
@@ -162,6 +166,7 @@ def to_infotext_fields(values: Mapping[str, object], defaults: Mapping[str, obje
         **values,
         "size": f"{width}x{height}" if width and height else None,
         "area": None if values["mask_padding"] is None else "Only masked",
+        "face_restoration": (values["face_restorer"] or "True") if values["restore_faces"] else None,
         "zero_snr": next((word for word, value in NOISE_SCHEDULES.items() if value is values["zero_snr"]), None),
     }
     written = {
@@ -198,6 +203,7 @@ def from_infotext_fields(fields: Mapping[str, str], prompts: str = "") -> dict[s
         values.setdefault("base", civitai_model(resources))
     values |= _parse_size(values.pop("size", None))
     values |= _parse_noise_schedule(values.pop("zero_snr", None))
+    values |= _parse_face_restoration(values.pop("face_restoration", None))
     area = values.pop("area", None)
     if area == "Only masked":
         values.setdefault("mask_padding", DEFAULT_MASK_PADDING)
@@ -294,6 +300,12 @@ def _parse_noise_schedule(name: object) -> dict[str, object]:
         warn(f"{NOISE_SCHEDULE} {str(name)[:40]!r} is not known (known are {known}): the picture may be different")
         return {}
     return {"zero_snr": NOISE_SCHEDULES[str(name)]}
+
+
+def _parse_face_restoration(name: object) -> dict[str, object]:
+    if name is None:
+        return {}
+    return {"restore_faces": True, "face_restorer": None if name == "True" else name}
 
 
 def _is_old(version: object) -> bool:

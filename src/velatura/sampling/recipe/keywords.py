@@ -60,6 +60,10 @@ class FurtherRecipeFields(TypedDict, total=False):
     hires_prompt: str
     hires_negative: str
 
+    restore_faces: bool
+    face_restorer: str | None
+    codeformer_weight: float
+
     eta: float | None
     churn: float
     churn_from: float

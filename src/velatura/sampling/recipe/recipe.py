@@ -12,6 +12,7 @@ from velatura.arguments import check_arguments
 from velatura.errors import BadRecipe
 from velatura.prompts.emphasis import EmphasisMode
 from velatura.sampling.recipe.fields import (
+    FaceFields,
     Fraction,
     HiresFields,
     Img2ImgFields,
@@ -57,7 +58,7 @@ RECORDED_FIELDS = (
 TEMPLATE_BY_PROMPT = {"prompt": "template", "negative": "negative_template"}
 
 
-class Recipe(HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
+class Recipe(FaceFields, HiresFields, Img2ImgFields, NoiseFields, SamplerSettings):
     """A description of how to make one picture.
 
     A recipe cannot be changed; `replace` returns a changed copy. `generate` returns the recipe filled in: a missing

@@ -51,7 +51,6 @@ FIELD_MEANINGS = {
     "AddNet": "Additional Networks attached LoRAs that are not in the prompt",
     "ControlNet": "ControlNet guided it by another image",
     "Detailer": "the detailer repainted faces or other details afterwards",
-    "Face restoration": "faces were repainted afterwards",
     "FreeU": "FreeU changed the UNet's skip connections",
     "freeu": "FreeU changed the UNet's skip connections",
     "Module": "another VAE or text encoder was loaded",

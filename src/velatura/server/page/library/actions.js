@@ -10,6 +10,8 @@ import { Store } from "../store.js";
 
 const LORA_FORMATS = [["", "as it is"], ["kohya", "kohya, which all programs read"], ["diffusers", "diffusers"], ["velatura", "velatura"]];
 const ENDINGS = ["safetensors", "pt"];
+/** Kinds of files that are neither bases nor overlays. */
+export const NO_OVERLAYS = ["vae", "upscaler", "face-restorer", "face-detector", "unknown"];
 
 /** @type {Map<string, Store>} */
 const stores = new Map();
@@ -25,7 +27,7 @@ function storeOf(name, defaults) {
 export function actions(file) {
   if (file.error) return [];
   if (file.kind === "checkpoint") return [merging(file), extracting(file)];
-  if (["vae", "unknown"].includes(file.kind)) return [];
+  if (NO_OVERLAYS.includes(file.kind)) return [];
   return [tuning(file), converting(file), baking(file), ...(file.kind === "lora" ? [combining(file)] : [])];
 }
 

@@ -7,7 +7,7 @@ import { bases, load, misfit } from "../library.js";
 import { settings as paintSettings } from "../recipe.js";
 import { Store } from "../store.js";
 import { dropTarget } from "../drop.js";
-import { actions } from "./actions.js";
+import { actions, NO_OVERLAYS } from "./actions.js";
 import { notesForm } from "./notes.js";
 
 const RECENT_PICTURES = 24;
@@ -133,7 +133,7 @@ function use(file) {
 /** @param {any} file */
 function verdict(file) {
   const own = bases.find((base) => base.is_default);
-  const isOverlay = !["checkpoint", "vae", "unknown"].includes(file.kind);
+  const isOverlay = !["checkpoint", ...NO_OVERLAYS].includes(file.kind);
   const problem = isOverlay ? misfit(file, null) : "";
   const fits = !isOverlay || !file.family ? "" : problem || `Fits ${own?.name ?? "the server's base"}`;
   const programs = Object.entries(file.opens).map(([name, answer]) => h("li", { class: answer.opens ? "" : "error" }, `${name}: ${answer.opens ? "opens it" : "does not open it"}${answer.why ? `, ${answer.why}` : ""}`));

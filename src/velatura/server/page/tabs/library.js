@@ -13,7 +13,7 @@ import { VirtualList } from "../virtual.js";
 const ROW_HEIGHT = 68; // pixels, with the gap
 const MIN_WIDTH = 260;
 const SEARCH_PAUSE = 60; // milliseconds: a key is seen before the list is
-export const KIND_NAMES = { checkpoint: "Base", vae: "VAE", hypernet: "Hypernetwork", embedding: "Embedding", lora: "LoRA", aesthetic: "Aesthetic", difference: "Difference", unknown: "Unknown" };
+export const KIND_NAMES = { checkpoint: "Base", vae: "VAE", upscaler: "Upscaler", "face-restorer": "Face restorer", "face-detector": "Face detector", hypernet: "Hypernetwork", embedding: "Embedding", lora: "LoRA", aesthetic: "Aesthetic", difference: "Difference", unknown: "Unknown" };
 const settings = new Store("library", { search: "", kind: null, family: null });
 
 /** @param {HTMLElement} root */
