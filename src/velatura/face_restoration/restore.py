@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ def restore_faces(
     *,
     fidelity: float = DEFAULT_FIDELITY,
     device: torch.device | str = "cpu",
+    on_face: Callable[[], None] | None = None,
 ) -> RestoredImage:
     """Restore all faces of an image, one after the other.
 
@@ -38,6 +40,7 @@ def restore_faces(
         image: An image in RGB, or in RGBA, whose transparency stays.
         fidelity: CodeFormer's w, 0 for the best looks to 1 for the closest likeness. GFPGAN does not have it.
         device: Where the networks compute.
+        on_face: Called before each face; what it raises ends the work.
 
     Returns:
         The image; without a face the one that was given.
@@ -48,6 +51,8 @@ def restore_faces(
         aligned = align_face(colours, face.landmarks, restorer.side)
         if aligned is None:
             continue
+        if on_face is not None:
+            on_face()
         crop, to_face = aligned
         restored = paste_face(restored, restore_face(restorer, crop, fidelity=fidelity, device=device), to_face)
         face_count += 1

@@ -180,7 +180,8 @@ def generate(
         "tiling": tiling,
     }
     given_fields = {name: value for name, value in common_fields.items() if value is not None}
-    _refuse_missing_faces(fields, library)
+    if not lenient:
+        _refuse_missing_faces(fields, library)
     pictures = generate_stream(
         base,
         [_to_recipe(prompt_or_recipe).replace(**given_fields, **fields)],
@@ -276,7 +277,8 @@ def generate_stream(
         VelaturaError: As generate raises.
     """
     base = to_base(base)
-    _refuse_missing_faces(fields, library)
+    if not lenient:
+        _refuse_missing_faces(fields, library)
     requests = [_to_recipe(prompt_or_recipe).replace(**fields) for prompt_or_recipe in prompts_or_recipes]
     recipes = [draw_templates(recipe, wildcards) for recipe in requests]
     warn_of_tiny_limits(base, recipes, library, overlays, init_image=init_image)

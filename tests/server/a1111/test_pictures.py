@@ -147,9 +147,9 @@ def test_a_second_pass_doubles_the_size(a1111):
 
 
 def test_unknown_fields_are_accepted_and_named(a1111, state):
-    _, info = a1111.paint(hair_colour="red", restore_faces=True)
+    _, info = a1111.paint(hair_colour="red", firstpass_image="AAAA")
     assert info["warnings"][0] == "the request has fields that are not read: hair_colour"
-    assert "restore_faces has no effect" in info["warnings"][1]
+    assert "firstpass_image has no effect" in info["warnings"][1]
     [job] = state.jobs.queue.list(limit=1)
     assert job.warnings[:2] == tuple(info["warnings"][:2])
 

@@ -1,4 +1,4 @@
-"""Routes of images that are there: upscale, read the recipe inside, describe."""
+"""Routes of images that are there: upscale, restore faces, read the recipe inside, describe."""
 
 from __future__ import annotations
 
@@ -93,36 +93,42 @@ class InterrogationRequest(A1111Request):
 
 @router.post("/extra-single-image")
 async def upscale_image(state: ReadyState, request: ExtrasImageRequest) -> PlainJson:
-    """Upscale an image."""
+    """Upscale an image, and restore the faces in it."""
     async with state.upscaling.take():
-        [image] = await run_in_threadpool(_upscale_all, state, request, [request.image], "image")
-    return PlainJson({"html_info": _html_info(request), "image": image})
+        [image], warnings = await run_in_threadpool(_upscale_all, state, request, [request.image], "image")
+    return PlainJson({"html_info": _html_info(warnings), "image": image})
 
 
 @router.post("/extra-batch-images")
 async def upscale_images(state: ReadyState, request: ExtrasBatchRequest) -> PlainJson:
-    """Upscale images."""
+    """Upscale images, and restore the faces in them."""
     texts = [file.data for file in request.imageList]
     async with state.upscaling.take():
-        images = await run_in_threadpool(_upscale_all, state, request, texts, "imageList")
-    return PlainJson({"html_info": _html_info(request), "images": images})
+        images, warnings = await run_in_threadpool(_upscale_all, state, request, texts, "imageList")
+    return PlainJson({"html_info": _html_info(warnings), "images": images})
 
 
-def _upscale_all(state: ServerState, request: ExtrasRequest, texts: Sequence[str], field: str) -> list[str]:
-    """Upscale the images of a request, one after the other, and return them as base64.
+def _upscale_all(
+    state: ServerState, request: ExtrasRequest, texts: Sequence[str], field: str
+) -> tuple[list[str], list[str]]:
+    """Upscale the images of a request, one after the other.
+
+    Returns:
+        The images as base64, and warnings of what the request asks for and does not get.
 
     Raises:
         ApiError: Together they would be too large.
     """
+    warnings = request.unknown_fields()
     limit, pixels = state.settings.max_picture_pixels * MAX_BATCH_SIZE, 0
     encoded: list[str] = []
     for text in texts:
-        image = upscale(read_image(text, field), request, state)
+        image = restore_faces(upscale(read_image(text, field), request, state), request, state, warnings)
         pixels += image.width * image.height
         if pixels > limit:
             raise ApiError(413, "too_large", f"the images together have more than {limit:,} pixels: send fewer", field)
         encoded.append(encode_image(image))
-    return encoded
+    return encoded, warnings
 
 
 @router.post("/png-info")
@@ -215,6 +221,46 @@ def upscale(image: Image, request: ExtrasRequest, state: ServerState) -> Image:
     return upscaled
 
 
+def restore_faces(image: Image, request: ExtrasRequest, state: ServerState, warnings: list[str]) -> Image:
+    """Return an image whose faces are restored as a request says, by GFPGAN, then by CodeFormer, as in A1111.
+
+    Args:
+        image: The image, after it was upscaled.
+        request: How much of each result is mixed in.
+        state: Has the library.
+        warnings: Are added to if a file is missing, or if no face is found.
+    """
+    from PIL import Image as PilImage
+
+    from velatura.errors import UnknownName
+
+    for name, visibility in (("GFPGAN", request.gfpgan_visibility), ("CodeFormer", request.codeformer_visibility)):
+        if not visibility:
+            continue
+        try:
+            restored = state.library.restore_faces(
+                image,
+                name,
+                weight=request.codeformer_weight,
+                device=state.models.device or "cpu",
+                on_face=lambda: _stop_with_server(state),
+            )
+        except UnknownName as error:
+            warning = f"faces are not restored: {error}"
+        else:
+            warning = "" if restored.face_count else "no face was found in an image: nothing is restored there"
+            image = PilImage.blend(image, restored.image, visibility) if restored.face_count else image
+        if warning and warning not in warnings:
+            warnings.append(warning)
+    return image
+
+
+def _stop_with_server(state: ServerState) -> None:
+    """End the work on an image if the server ends."""
+    if state.jobs.is_stopping.is_set():
+        raise ApiError(503, "stopping", "the server is stopping: send the request again later")
+
+
 def _target_size(image: Image, request: ExtrasRequest) -> tuple[int, int]:
     """Return the size to upscale to: so many times the image's, or the least that covers the wanted one."""
     factor = request.upscaling_resize
@@ -241,27 +287,20 @@ def _resize(image: Image, upscaler: str, size: tuple[int, int], state: ServerSta
     if upscaler.lower() in map(str.lower, LATENT_UPSCALERS):
         raise UnknownName.with_suggestions("upscaler of pixels", upscaler[:100], PIXEL_UPSCALERS)
 
-    def stop_with_server(_done: int, _total: int) -> None:
-        if state.jobs.is_stopping.is_set():
-            raise ApiError(503, "stopping", "the server is stopping: send the request again later")
-
     return state.library.upscale(
         image,
         upscaler[:100],
         size,
         device=state.models.device or "cpu",
-        on_tile=stop_with_server,
+        on_tile=lambda _done, _total: _stop_with_server(state),
         max_pixels=state.settings.max_picture_pixels * MAX_NETWORK_SIZE,
     )
 
 
-def _html_info(request: ExtrasRequest) -> str:
+def _html_info(warnings: Sequence[str]) -> str:
     """Return what a page would show: what the request asks for and does not get."""
     from html import escape
 
-    warnings = request.unknown_fields()
-    if request.gfpgan_visibility or request.codeformer_visibility:
-        warnings.append("faces are not restored: velatura has no face restorer (GFPGAN, CodeFormer)")
     return "".join(f"<p>{escape(warning)}</p>" for warning in warnings)
 
 

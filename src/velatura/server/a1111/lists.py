@@ -97,9 +97,12 @@ def list_latent_upscale_modes() -> list[dict[str, str]]:
 
 
 @router.get("/face-restorers")
-def list_face_restorers() -> list[dict[str, str]]:
-    """List the face restorers: there are none."""
-    return []
+def list_face_restorers(state: ReadyState) -> list[dict[str, str | None]]:
+    """List the face restorers whose files are in the library, by A1111's names; of several files their own too."""
+    from velatura.sampling.resolve.faces import restorer_names
+
+    entries = [entry for entry in state.library.of_kind("face-restorer") if not entry.error]
+    return [{"name": name, "cmd_dir": None} for name in restorer_names(entries)]
 
 
 @router.get("/realesrgan-models")

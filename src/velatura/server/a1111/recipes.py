@@ -16,7 +16,16 @@ from velatura.sampling.recipe.recipe import Recipe
 from velatura.sampling.recipe.sampler_names import find_sampler_name, find_scheduler_name, split_sampler_name
 from velatura.server.a1111.errors import a1111_not_found
 from velatura.server.a1111.schemas import Img2ImgRequest, PictureRequest, Txt2ImgRequest
-from velatura.server.a1111.settings import HYPERNETWORK, LORA, NO_OVERLAY, RECIPE_OPTIONS
+from velatura.server.a1111.settings import (
+    FACE_RESTORER,
+    FACE_RESTORERS,
+    FACES,
+    HYPERNETWORK,
+    LORA,
+    NO_OVERLAY,
+    OWN_FACE_RESTORER,
+    RECIPE_OPTIONS,
+)
 from velatura.server.errors import ApiError
 
 RESIZE_MODES = ("stretch", "crop", "fill", "latent")
@@ -44,6 +53,7 @@ FIELD_BY_INFOTEXT = {  # fields of a request that an infotext fills in, by the r
     "churn_noise": "s_noise",
     "skip_negative_below": "s_min_uncond",
     "tiling": "tiling",
+    "restore_faces": "restore_faces",
     "hires_scale": "hr_scale",
     "hires_steps": "hr_second_pass_steps",
     "hires_upscaler": "hr_upscaler",
@@ -104,6 +114,7 @@ def make_recipe(
         "skip_negative_below": request.s_min_uncond,
     }
     fields |= {name: value for name, value in given.items() if value is not None}
+    fields |= _face_fields(request, options)
     if isinstance(request, Txt2ImgRequest):
         fields |= _hires_fields(request, str(fields["sampler"]), fields.get("scheduler"), warnings)
     if isinstance(request, Img2ImgRequest):
@@ -138,12 +149,35 @@ def fill_from_infotext(request: PictureRequest) -> tuple[PictureRequest, dict[st
         filled = type(request).model_validate(known | given)
     except ValueError:
         raise ApiError(422, "bad_infotext", "the infotext has a value that cannot be read", "infotext") from None
+    return filled, _options_of_infotext(found)
+
+
+def _options_of_infotext(found: Mapping[str, object]) -> dict[str, JsonValue]:
+    """Return the settings that an infotext says, of those that no field of a request has."""
     options: dict[str, JsonValue] = {
         option: str(found[name]) if name == "noise" else int(str(found[name]))
         for name, option in OPTION_BY_RECIPE_FIELD.items()
         if name in found and (name == "noise" or str(found[name]).isdigit())
     }
-    return filled, options
+    restorer = str(found.get("face_restorer", ""))
+    if restorer.lower() in FACE_RESTORERS:
+        options[FACE_RESTORER] = restorer
+    if "codeformer_weight" in found:
+        options["code_former_weight"] = str(found["codeformer_weight"])
+    return options
+
+
+def _face_fields(request: PictureRequest, options: Mapping[str, JsonValue]) -> dict[str, Any]:
+    """Return what restores faces, nothing if they are not restored."""
+    restores_faces = options[FACES] if request.restore_faces is None else request.restore_faces
+    restorer = str(options[FACE_RESTORER])
+    if not restores_faces or restorer in NO_OVERLAY:
+        return {}
+    fields: dict[str, Any] = {
+        "restore_faces": True,
+        "face_restorer": None if restorer == OWN_FACE_RESTORER else restorer,
+    }
+    return fields if restorer == "GFPGAN" else fields | {"codeformer_weight": options["code_former_weight"]}
 
 
 def _fields_of_options(options: Mapping[str, JsonValue]) -> dict[str, Any]:
@@ -281,8 +315,6 @@ def _img2img_fields(
 
 def _unsupported_fields(request: PictureRequest) -> Iterable[str]:
     """Yield warnings of fields that we do not have, where they would change the picture."""
-    if request.restore_faces:
-        yield "restore_faces has no effect: velatura has no face restorer (GFPGAN, CodeFormer)"
     if request.refiner_checkpoint not in {None, *NO_OVERLAY}:
         yield "refiner_checkpoint has no effect: the whole picture is made on one base"
     if request.firstpass_image:

@@ -24,6 +24,9 @@ router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
 
 MAX_WARNING_LENGTH = 500
 CHECKPOINT, VAE, HYPERNETWORK, LORA = "sd_model_checkpoint", "sd_vae", "sd_hypernetwork", "sd_lora"
+FACES, FACE_RESTORER = "face_restoration", "face_restoration_model"
+OWN_FACE_RESTORER = "CodeFormer"  # A1111's default: here, whatever the library has
+FACE_RESTORERS = {"none": "None", "codeformer": "CodeFormer", "gfpgan": "GFPGAN"}
 OPTION_PREFIX = "a1111/"
 OWN_VAE = {"Automatic", "None", ""}
 NO_OVERLAY = {"None", ""}
@@ -72,6 +75,9 @@ OTHER_OPTIONS: Mapping[str, JsonValue] = {
     "eta_ancestral": 1.0,
     "eta_ddim": 0.0,
     "inpainting_mask_weight": 1.0,
+    FACES: False,
+    FACE_RESTORER: OWN_FACE_RESTORER,
+    "code_former_weight": 0.5,
     "samples_format": "png",
     "return_grid": True,
     "live_previews_enable": True,
@@ -198,6 +204,9 @@ def _check_option(state: ServerState, name: str, value: JsonValue) -> JsonValue:
         if not isinstance(value, bool):
             raise _wrong_type(name, "true or false")
         return value
+    if name == "code_former_weight":
+        value = 0.5 if value is None else value
+        return Recipe.model_validate({"codeformer_weight": value}).codeformer_weight
     if isinstance(default, float):
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e6:
             raise _wrong_type(name, "a number")
@@ -205,6 +214,9 @@ def _check_option(state: ServerState, name: str, value: JsonValue) -> JsonValue:
     text = _text(name, value)
     if name == "samples_format" and text not in SAMPLES_FORMATS:
         raise _wrong_type(name, "one of png, jpg and webp")
+    if name == FACE_RESTORER:
+        known = FACE_RESTORERS.get(text.lower())
+        return known or state.library.named(text, "face-restorer").name
     if name in {VAE, HYPERNETWORK, LORA}:
         _check_file(state.library, name, text)
     return text

@@ -1,0 +1,104 @@
+"""Faces are restored as A1111's clients ask for it: in new pictures, and in images that they send."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from PIL import Image, ImageChops
+
+from tests.face_restoration.states import CODEFORMER, GFPGAN, RETINAFACE
+from tests.face_restoration.test_pictures import find_one_face, save_face_models
+from tests.server.a1111.conftest import to_base64, to_image
+
+INFOTEXT = "a red house\nSteps: 1, Sampler: Euler, CFG scale: 7, Seed: 7, Face restoration: GFPGAN, Size: 64x64"
+
+
+@pytest.fixture
+def restorers(models, state, monkeypatch):
+    """Both restorers in the library, and one face in every picture."""
+    find_one_face(monkeypatch)
+    save_face_models(models, GFPGAN, CODEFORMER, RETINAFACE)
+    state.library.refresh()
+    yield models
+    shutil.rmtree(models / "models")
+    state.library.refresh()
+
+
+def differ(one: Image.Image, other: Image.Image) -> bool:
+    return ImageChops.difference(one, other).getbbox() is not None
+
+
+def test_the_restorers_of_the_library_are_listed(a1111, restorers):
+    assert a1111.get("face-restorers") == [
+        {"name": "CodeFormer", "cmd_dir": None},
+        {"name": "GFPGAN", "cmd_dir": None},
+    ]
+
+
+def test_faces_of_new_pictures_are_restored(a1111, restorers):
+    [plain], info = a1111.paint()
+    assert (info["restore_faces"], info["face_restoration_model"]) == (False, None)
+    [image], info = a1111.paint(restore_faces=True)
+    assert differ(plain, image)
+    assert (info["restore_faces"], info["face_restoration_model"]) == (True, "CodeFormer")
+    assert "Seed: 7, Face restoration: CodeFormer, Size" in info["infotexts"][0]
+    assert "Face restoration" not in info["extra_generation_params"]
+    assert info["warnings"] == []
+
+
+def test_settings_choose_the_restorer_its_weight_and_whether_it_acts(a1111, restorers):
+    changes = {"face_restoration": True, "face_restoration_model": "gfpgan"}
+    [image], info = a1111.paint(override_settings=changes)
+    assert info["face_restoration_model"] == "GFPGAN"
+    assert differ(image, a1111.paint(restore_faces=True)[0][0])
+    _, info = a1111.paint(override_settings=changes, restore_faces=False)
+    assert info["restore_faces"] is False
+    _, info = a1111.paint(override_settings={"code_former_weight": 0.25}, restore_faces=True)
+    assert "CodeFormer weight: 0.25" in info["infotexts"][0]
+    a1111.post("options", 422, code_former_weight=2)
+    a1111.post("options", 422, face_restoration_model="no such file")
+
+
+def test_an_infotext_restores_faces_as_it_says(a1111, restorers):
+    _, info = a1111.paint(infotext=INFOTEXT, prompt="a red house")
+    assert info["face_restoration_model"] == "GFPGAN"
+
+
+def test_faces_of_an_image_are_restored_as_far_as_they_are_to_be_seen(a1111, restorers):
+    grey = Image.new("RGB", (64, 64), (90, 80, 70))
+
+    def restored(**fields: object) -> Image.Image:
+        answer = a1111.post("extra-single-image", image=to_base64(grey), **fields)
+        assert answer["html_info"] == ""
+        return to_image(answer["image"])
+
+    gfpgan, codeformer = restored(gfpgan_visibility=1), restored(codeformer_visibility=1, codeformer_weight=1)
+    assert differ(grey, gfpgan)
+    assert differ(gfpgan, codeformer)
+    assert differ(codeformer, restored(codeformer_visibility=1, codeformer_weight=0))
+    half = restored(gfpgan_visibility=0.5)
+    assert half.tobytes() == Image.blend(grey, gfpgan, 0.5).tobytes()
+    large = restored(gfpgan_visibility=1, upscaler_1="Nearest", upscaling_resize=2)
+    assert large.size == (128, 128)
+    assert large.getpixel((0, 0)) == (90, 80, 70)
+
+
+def test_without_the_files_pictures_are_made_and_say_what_is_missing(a1111):
+    [plain], _ = a1111.paint()
+    [image], info = a1111.paint(restore_faces=True)
+    assert not differ(plain, image)
+    assert (
+        "faces are not restored: codeformer-v0.1.0.pth or GFPGANv1.4.pth is not in the library" in info["warnings"][0]
+    )
+    assert info["restore_faces"] is False
+    answer = a1111.post("extra-single-image", image=to_base64(plain), gfpgan_visibility=1)
+    assert "faces are not restored: GFPGANv1.4.pth is not in the library" in answer["html_info"]
+
+
+def test_an_image_without_a_face_stays_and_says_so(a1111, restorers, monkeypatch):
+    monkeypatch.undo()  # of the face that is found everywhere
+    grey = Image.new("RGB", (64, 64), (90, 80, 70))
+    answer = a1111.post("extra-single-image", image=to_base64(grey), gfpgan_visibility=1)
+    assert not differ(to_image(answer["image"]), grey)
+    assert "no face was found" in answer["html_info"]
