@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster: each is a task on one device, and the job of a worker that dies is run again on another one.
+"""Work on a Ray cluster: jobs, each a task on one device that is run again if its worker dies, and actors that stay.
 
 Pictures, bases and the folder of a study must lie under the same path on every machine, as on a network drive. The
 workers write run folders there; all results are written by the process that started the study.
@@ -6,8 +6,9 @@ workers write run folders there; all results are written by the process that sta
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
@@ -33,10 +34,12 @@ from velatura.imports import check_ray_installed
 from velatura.tiny import DATA_FOLDER, tiny
 
 MAX_RETRIES = 3  # of a job whose worker died
+WAIT_SECONDS = 0.5  # between two looks whether anybody still waits for the answer of an actor
 TINY_LOCATION = "tiny"  # wherever velatura is installed on a worker
 CLIENT_SCHEME = "ray://"
 LOOPBACK = {"localhost": "127.0.0.1"}
-OWN_ADDRESSES = frozenset({"auto", "local"})  # of a connection that the program has already
+LOCAL_ADDRESS = "local"
+OWN_ADDRESSES = frozenset({"auto", LOCAL_ADDRESS})  # of a connection that the program has already
 
 ClusterJob = TypeVar("ClusterJob")
 ClusterResult = TypeVar("ClusterResult")
@@ -148,13 +151,72 @@ def _is_same_cluster(address: str, connected_to: str) -> bool:
 
 
 def _initialize(client: Any, address: str) -> None:
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "configure_logging": False}
+    if address == LOCAL_ADDRESS:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers otherwise
+        options["include_dashboard"] = False  # it runs what anybody sends who reaches its port
     try:
-        client.init(address=address, log_to_driver=False, configure_logging=False)
+        client.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0]
         raise BadSettings(
-            f"no Ray cluster answers at {address} ({reason}): start one with `ray start --head`, or give local"
+            f"no Ray cluster answers at {address} ({_first_line(error)}): start one with `ray start "
+            "--head`, or give local"
         ) from None
+
+
+class WorkerLost(Exception):
+    """The process of an actor ended, or its machine does not answer; the message is the reason in a line."""
+
+
+class ClusterActor:
+    """An object that lives in a worker of the cluster, and has its device until it is ended.
+
+    Args:
+        client: The module ray.
+        handle: Ray's handle of the actor.
+    """
+
+    def __init__(self, client: Any, handle: Any) -> None:
+        self._client, self._handle = client, handle
+
+    def call(self, method: str, *arguments: object, is_abandoned: Callable[[], bool] = lambda: False) -> Any:
+        """Call a method there, and return what it returns.
+
+        Args:
+            method: Its name.
+            arguments: Its arguments.
+            is_abandoned: Asked while the answer takes long: True if nobody waits for it any more.
+
+        Raises:
+            WorkerLost: The worker ended, or the call was abandoned.
+            VelaturaError: What the method raised.
+            ProcessFailed: The method raised another error.
+        """
+        exceptions = self._client.exceptions
+        try:
+            reference = getattr(self._handle, method).remote(*arguments)
+            while not self._client.wait([reference], timeout=WAIT_SECONDS)[0]:
+                if is_abandoned():
+                    raise WorkerLost("nobody waits for its answer any more")
+            return self._client.get(reference)
+        except exceptions.RayTaskError as error:
+            if isinstance(error.cause, VelaturaError):
+                raise error.cause from None
+            raise ProcessFailed(f"a worker of the cluster failed ({_last_line(error)})") from error
+        except exceptions.RayError as error:
+            raise WorkerLost(_first_line(error)) from None
+
+    def end(self) -> None:
+        """End the worker's process at once."""
+        self._client.kill(self._handle)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[-1]
 
 
 class Cluster:
@@ -174,6 +236,18 @@ class Cluster:
         """How many jobs run side by side."""
         resource = "GPU" if "num_gpus" in self._options else "CPU"
         return max(1, int(self._client.cluster_resources().get(resource, 1)))
+
+    def without_gpus(self) -> Cluster:
+        """Return the same connection, on which every job and actor takes a CPU."""
+        return Cluster(self._client, needs_gpu=False)
+
+    def start_actor(self, actor_class: type) -> ClusterActor:
+        """Start an actor on a device that is free, or becomes free.
+
+        Args:
+            actor_class: A class of a module, made without arguments.
+        """
+        return ClusterActor(self._client, self._client.remote(**self._options)(actor_class).remote())
 
     def run(
         self,
@@ -211,8 +285,9 @@ class Cluster:
                             raise error.cause from None
                         raise
                     except exceptions.RayError as error:
-                        reason = (str(error).splitlines() or [""])[0]
-                        raise ProcessFailed(f"a job failed on {MAX_RETRIES + 1} workers: {reason}") from None
+                        raise ProcessFailed(
+                            f"a job failed on {MAX_RETRIES + 1} workers: {_first_line(error)}"
+                        ) from None
                     for message in messages:
                         warn(message)
                     yield job, result
@@ -231,16 +306,25 @@ def run_on_worker(
         WrongBase: The base is another one here.
         VelaturaError: What the job raised.
     """
-    for folder in folders:
-        if not Path(folder).exists():
-            raise BadDataset(
-                f"{folder} is not on {socket.gethostname()}: on every machine of the cluster folders and files must be "
-                "under the same path, as on a network drive"
-            )
+    check_on_this_machine(folders)
     messages: list[str] = []
     with redirect_warnings(messages.append):
         result = function(_open_reference(reference), job)
     return result, list(dict.fromkeys(messages))
+
+
+def check_on_this_machine(paths: Iterable[str | Path]) -> None:
+    """Refuse files and folders that a worker does not see.
+
+    Raises:
+        BadDataset: One of them is not on this machine.
+    """
+    for path in paths:
+        if not Path(path).exists():
+            raise BadDataset(
+                f"{path} is not on {socket.gethostname()}: on every machine of the cluster folders and files must be "
+                "under the same path, as on a network drive"
+            )
 
 
 @lru_cache(maxsize=1)

@@ -109,7 +109,7 @@ def study(
         clip: The folder of a whole CLIP, used instead of the base's.
         dino: The folder of a DINO.
         ray: Address of a Ray cluster on which trials run side by side, "local" for one on this machine; see
-            `velatura.studies.cluster.connect`. None: one after another in this process. Seconds of training are those
+            `velatura.compare.cluster.connect`. None: one after another in this process. Seconds of training are those
             of the worker, so compare them only between machines that are alike.
         on_trial: Called before each trial with what is done, trials done, and trials in all; on a cluster after it.
         on_stage: Called while a trial goes on, after each training step and each strength that is painted; not on a

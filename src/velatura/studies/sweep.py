@@ -71,7 +71,7 @@ def sweep(
         validation: A folder of pictures for the validation; None: one in four of the pictures is held out.
         fields: Fields of the plan that differ from the preset in all trials.
         ray: Address of a Ray cluster on which the trials of a round train side by side, "local" for one on this
-            machine; see `velatura.studies.cluster.connect`. None: one after another in this process.
+            machine; see `velatura.compare.cluster.connect`. None: one after another in this process.
         on_trial: Called before a trial trains and after each of its steps, with what is trained, steps done, and steps
             of the whole sweep; on a cluster after each trial.
 
