@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +46,37 @@ def sheets_where_asked() -> Iterator[None]:
         patch.setattr(end_tune, "is_tune_due", lambda _base, is_asked, _steps: bool(is_asked))
         patch.setattr(end_sheet, "paint_end_sheet", paint_if_asked)
         yield
+
+
+@pytest.fixture(scope="session")
+def ray_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The module ray; installed into a folder of its own if it is not there. It is shut down at the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        if find_spec("ray") is None:
+            folder = tmp_path_factory.mktemp("ray")
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), "ray>=2.50,<3"]
+            try:
+                subprocess.run(command, check=True, capture_output=True, timeout=400)
+            except (subprocess.SubprocessError, OSError):
+                pytest.skip("ray cannot be installed here")
+            patch.setattr(sys, "path", [*sys.path, str(folder)])  # last: other packages stay those of this environment
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # of the workers
+        patch.setenv("RAY_worker_niceness", "0")  # else workers wait behind all else on a busy machine
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
+        yield ray
+        ray.shutdown()
+
+
+@pytest.fixture
+def ray(ray_module: Any) -> Any:
+    """Ray with two workers on this machine, which the tests that use it share."""
+    if not ray_module.is_initialized():
+        options = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
+        ray_module.init(address="local", num_cpus=2, **options)
+    return ray_module
 
 
 @pytest.fixture(scope="session")

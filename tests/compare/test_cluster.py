@@ -6,13 +6,12 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
+import socket
 import sys
 import threading
 import time
 from contextlib import nullcontext
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -75,6 +74,7 @@ def client(monkeypatch):
     """A stand-in for the module ray, which runs tasks at once in this process."""
     client = ModuleType("ray")
     client.__spec__ = ModuleSpec("ray", None)
+    client.exceptions = SimpleNamespace(RayError=OSError)
     client.calls = []
     client.is_initialized = lambda: False
     client.init = lambda **options: client.calls.append(options["address"])
@@ -85,7 +85,8 @@ def client(monkeypatch):
     return client
 
 
-def test_a_connection_that_the_program_has_stays_open(client):
+def test_a_connection_that_the_program_has_stays_open(client, monkeypatch):
+    monkeypatch.setattr("velatura.compare.cluster._check_answers", lambda _: None)
     with connect("10.0.0.7:6379") as cluster:
         assert (cluster.slots, client.calls) == (6, ["10.0.0.7:6379"])
     assert client.calls == ["10.0.0.7:6379", "shutdown"]
@@ -122,7 +123,9 @@ def test_a_connection_serves_its_own_address_only(client, address, connected_to,
         pass
 
 
-def test_a_cluster_that_does_not_answer_is_refused_in_a_line(client):
+def test_a_cluster_that_does_not_answer_is_refused_in_a_line(client, monkeypatch):
+    monkeypatch.setattr("velatura.compare.cluster._check_answers", lambda _: None)
+
     def fail(**_):
         raise ConnectionError("nobody there\nat all")
 
@@ -131,32 +134,29 @@ def test_a_cluster_that_does_not_answer_is_refused_in_a_line(client):
         pass
 
 
+def test_an_address_at_which_nothing_listens_is_refused_at_once(client):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "nobody.invalid:6379", ""):
+        with pytest.raises(BadSettings, match="no Ray cluster answers at"), connect(address):
+            pass
+    assert client.calls == []
+
+
+def test_a_cluster_of_its_own_has_no_dashboard_and_reports_nothing(client, monkeypatch):
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    options = {}
+    client.init = options.update
+    with connect("local"):
+        assert options["include_dashboard"] is False
+        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
 def test_a_job_takes_a_gpu_where_there_is_one(client):
     client.cluster_resources = lambda: {"CPU": 6.0, "GPU": 2.0}
     with connect("auto") as cluster:
         assert cluster.slots == 2
-
-
-@pytest.fixture(scope="module")
-def ray(tmp_path_factory):
-    """Ray with two workers on this machine; installed into a folder of its own if it is not there."""
-    with pytest.MonkeyPatch.context() as patch:
-        if find_spec("ray") is None:
-            folder = tmp_path_factory.mktemp("ray")
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), "ray>=2.50,<3"]
-            try:
-                subprocess.run(command, check=True, capture_output=True, timeout=400)
-            except (subprocess.SubprocessError, OSError):
-                pytest.skip("ray cannot be installed here")
-            patch.setattr(sys, "path", [*sys.path, str(folder)])  # last: other packages stay those of this environment
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # of the workers
-        patch.setenv("RAY_worker_niceness", "0")  # else workers wait behind all else on a busy machine
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        import ray
-
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
-        yield ray
-        ray.shutdown()
 
 
 with_ray = [

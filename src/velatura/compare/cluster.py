@@ -37,9 +37,12 @@ MAX_RETRIES = 3  # of a job whose worker died
 WAIT_SECONDS = 0.5  # between two looks whether anybody still waits for the answer of an actor
 TINY_LOCATION = "tiny"  # wherever velatura is installed on a worker
 CLIENT_SCHEME = "ray://"
+DEFAULT_PORTS = {"": 6379, CLIENT_SCHEME: 10001}  # Ray's own, by the scheme of an address
+CONNECT_SECONDS = 10
 LOOPBACK = {"localhost": "127.0.0.1"}
 LOCAL_ADDRESS = "local"
-OWN_ADDRESSES = frozenset({"auto", LOCAL_ADDRESS})  # of a connection that the program has already
+AUTO_ADDRESS = "auto"
+OWN_ADDRESSES = frozenset({AUTO_ADDRESS, LOCAL_ADDRESS})  # of a connection that the program has already
 
 ClusterJob = TypeVar("ClusterJob")
 ClusterResult = TypeVar("ClusterResult")
@@ -150,18 +153,45 @@ def _is_same_cluster(address: str, connected_to: str) -> bool:
     return same_host and (address.startswith(CLIENT_SCHEME) or port in {"", own_port})
 
 
+def _check_answers(address: str) -> None:
+    """Refuse an address at which nothing listens: Ray itself tries for half an hour and longer.
+
+    Raises:
+        BadSettings: The port cannot be reached, or the address is none.
+    """
+    scheme = CLIENT_SCHEME if address.startswith(CLIENT_SCHEME) else ""
+    host, _, port = address.removeprefix(scheme).rpartition(":")
+    if not port.isdecimal():
+        host, port = address.removeprefix(scheme), str(DEFAULT_PORTS[scheme])
+    if not host:
+        raise _no_answer(address, "it has no host")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise _no_answer(address, getattr(error, "strerror", None) or str(error)) from None
+
+
+def _no_answer(address: str, reason: str) -> BadSettings:
+    return BadSettings(
+        f"no Ray cluster answers at {address or 'an empty address'} ({reason}): start one with `ray start --head`, set "
+        "RAY_AUTH_MODE=token if it asks for its token, or give local"
+    )
+
+
 def _initialize(client: Any, address: str) -> None:
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else it warns of every attempt
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "configure_logging": False}
     if address == LOCAL_ADDRESS:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers otherwise
         options["include_dashboard"] = False  # it runs what anybody sends who reaches its port
+    else:
+        named = os.environ.get("RAY_ADDRESS", AUTO_ADDRESS) if address == AUTO_ADDRESS else address
+        if named not in OWN_ADDRESSES:
+            _check_answers(named)
     try:
         client.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise BadSettings(
-            f"no Ray cluster answers at {address} ({_first_line(error)}): start one with `ray start "
-            "--head`, or give local"
-        ) from None
+    except (ConnectionError, RuntimeError, ValueError, client.exceptions.RayError) as error:
+        raise _no_answer(address, _first_line(error)) from None
 
 
 class WorkerLost(Exception):
