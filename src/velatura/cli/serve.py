@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from velatura.cli.options import ray_option
 from velatura.cli.screen import print_error, say
 from velatura.errors import BadSettings
 
@@ -80,6 +81,7 @@ def serve(
     device: Device = "auto",
     offload: Offload = False,
     batch: Batch = None,
+    ray: Annotated[str | None, ray_option("Paint and compare", BASE_PANEL)] = None,
     library: LibraryFolders = None,
     out: Out = Path("output"),
     datasets: Datasets = None,
@@ -95,6 +97,8 @@ def serve(
     velatura serve
 
     velatura serve --base sd15 --library models/ --port 7860
+
+    velatura serve --base sd15 --library /shared/models --out /shared/output --ray auto
 
     velatura serve --listen --auth me:secret --origin http://example.org:8000
     """
@@ -127,5 +131,5 @@ def serve(
         say(f"velatura serves at {address}")
         sys.stdout.flush()
 
-    run_server(settings, say_ready)
+    run_server(settings, say_ready, ray=ray)
     print_error("ended; jobs that wait, and the one that ran, go on at the next start")

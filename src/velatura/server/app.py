@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -30,6 +31,9 @@ from velatura.server.page_files import page_router
 from velatura.server.settings import ServerSettings
 from velatura.server.state import ServerState
 
+if TYPE_CHECKING:
+    from velatura.compare.cluster import Cluster
+
 API_ROUTERS = (
     jobs_router,
     events_router,
@@ -48,11 +52,12 @@ API_ROUTERS = (
 ERROR_SHAPES: dict[str, ErrorShape] = dict.fromkeys(A1111_PATHS, a1111_error)
 
 
-def create_app(settings: ServerSettings) -> FastAPI:
+def create_app(settings: ServerSettings, cluster: Cluster | None = None) -> FastAPI:
     """Build the application.
 
     Args:
         settings: The server's settings.
+        cluster: The connection to a Ray cluster that paints; None: this process paints.
 
     Returns:
         The application; `app.state.velatura` is its `ServerState`.
@@ -61,7 +66,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         AlreadyExists: Another server uses the output folder.
         BadFile: A folder of the library does not exist, or the database cannot be used.
     """
-    state = ServerState(settings)
+    state = ServerState(settings, cluster)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:

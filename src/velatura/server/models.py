@@ -29,12 +29,14 @@ class Models:
     Attributes:
         library: Finds overlays and bases by name.
         base_name: The name of the base that requests get which name none.
+        own_hashes: Hashes of that base, its text encoders and its autoencoder, once they are recorded.
     """
 
     def __init__(self, settings: ServerSettings, folders: Folders) -> None:
         self._settings = settings
         self.library = Library(*folders.library)
         self.base_name = settings.base
+        self.own_hashes: tuple[str | None, ...] = (None, None, None)
         self._open: tuple[str, Base] | None = None
         self._vae: str | None = None  # of the open base, if it is not the base's own
         self._runner: BatchRunner | None = None
@@ -93,6 +95,12 @@ class Models:
             base = self.library.base(name, **options._asdict())
         self._open, self._vae = (name, base), vae
         return base
+
+    def record_hashes(self) -> tuple[str | None, ...]:
+        """Record and return the hashes of the server's own base, for which its files are read."""
+        base = self.base()
+        self.own_hashes = (base.hash, base.text_hash, base.vae_hash)
+        return self.own_hashes
 
     def base_of(self, recipe: Recipe, name: str | None, vae: str | None = None) -> Base:
         """Return the base that a recipe is painted on: the named one, else the recipe's if it is here, else our own."""

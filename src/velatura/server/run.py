@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Generator
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -16,6 +17,9 @@ from velatura.errors import BadSettings
 from velatura.server.app import create_app
 from velatura.server.settings import ServerSettings
 from velatura.server.state import ServerState
+
+if TYPE_CHECKING:
+    from velatura.compare.cluster import Cluster
 
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 30
@@ -50,20 +54,21 @@ class StoppableServer(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(settings: ServerSettings, on_ready: Callable[[str], None]) -> None:
+def serve(settings: ServerSettings, on_ready: Callable[[str], None], *, ray: str | None = None) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
         settings: The server's settings.
         on_ready: Called with the address once requests are answered; the base may still be opening.
+        ray: Address of a Ray cluster that paints, see `velatura.compare.cluster.connect`. None: this process paints.
 
     Raises:
-        BadSettings: The address cannot be used.
+        BadSettings: The address cannot be used, no Ray cluster answers at its address, or Ray is not installed.
         VelaturaError: The base cannot be opened, or another server uses the output folder.
     """
     listener = _bind(settings)
-    with contextlib.closing(listener):
-        app = create_app(settings)
+    with contextlib.closing(listener), _connect(ray) as cluster:
+        app = create_app(settings, cluster)
         state: ServerState = app.state.velatura
         config = uvicorn.Config(
             app,
@@ -85,6 +90,18 @@ def serve(settings: ServerSettings, on_ready: Callable[[str], None]) -> None:
         server.run(sockets=[listener])
         if state.failure is not None:
             raise state.failure
+
+
+@contextlib.contextmanager
+def _connect(address: str | None) -> Generator[Cluster | None]:
+    """Connect to the Ray cluster at an address, if one is given."""
+    if address is None:
+        yield None
+        return
+    from velatura.compare.cluster import connect
+
+    with connect(address) as cluster:
+        yield cluster
 
 
 def address_of(settings: ServerSettings, listener: socket.socket) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Annotated
+from threading import Thread
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 from filelock import FileLock, Timeout
@@ -30,6 +31,10 @@ from velatura.server.models import Models
 from velatura.server.options import OptionStore
 from velatura.server.settings import ServerSettings
 
+if TYPE_CHECKING:
+    from velatura.compare.cluster import Cluster
+    from velatura.server.cluster.pool import ClusterPool
+
 DATABASE_FILE, LOCK_FILE = "velatura.sqlite", ".velatura.lock"
 KEPT_DAYS = 30  # of jobs that are over and their events
 DAY_SECONDS = 86400
@@ -43,6 +48,7 @@ class ServerState:
 
     Args:
         settings: The server's settings.
+        cluster: The connection to a Ray cluster that runs the jobs of CLUSTER_KINDS; None: they run here.
 
     Attributes:
         settings: The server's settings.
@@ -56,13 +62,14 @@ class ServerState:
         tasks: The ids of jobs by the names that clients gave them.
         failure: Why the base could not be opened, if it could not.
         on_failure: Called then.
+        pool: The workers on the cluster, if there is one.
 
     Raises:
         AlreadyExists: Another server uses the output folder.
         BadFile: A folder of the library does not exist, or the database cannot be used.
     """
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, cluster: Cluster | None = None) -> None:
         self.settings = settings
         self.folders = Folders(settings)
         self.library = LibraryView(self.folders)
@@ -85,7 +92,9 @@ class ServerState:
         self.tasks: dict[str, tuple[str, ...]] = {}
         self.failure: VelaturaError | None = None
         self.on_failure: Callable[[], None] | None = None
-        self._workers: list[JobWorker] = []
+        self.pool: ClusterPool | None = None
+        self._cluster = cluster
+        self._workers: list[Thread] = []
 
     def start(self) -> None:
         """Settle what the last run left, and start the workers; the first one opens the base."""
@@ -94,12 +103,21 @@ class ServerState:
         self.inputs.forget(oldest, self.jobs.queue.open_requests())
         self.jobs.recover()
         resources = JobResources(self.settings, self.folders, self.jobs, self.pictures, self.inputs, self.models)
-        self._workers = [JobWorker("device", resources, self.fail), JobWorker("files", resources)]
+        has_cluster = self._cluster is not None
+        self._workers = [
+            JobWorker("device", resources, self.fail, has_cluster=has_cluster),
+            JobWorker("files", resources),
+        ]
+        if self._cluster is not None:
+            from velatura.server.cluster.pool import ClusterPool
+
+            self.pool = ClusterPool(self._cluster, resources, self.fail)
+            self._workers += self.pool.workers
         for worker in self._workers:
             worker.start()
 
     def fail(self, error: VelaturaError) -> None:
-        """Remember why the base could not be opened, and end: nothing can be painted."""
+        """Remember why the base could not be opened, or the cluster not be used, and end: nothing can be painted."""
         self.failure = error
         self.begin_stop()
         if self.on_failure is not None:
@@ -123,13 +141,16 @@ class ServerState:
         self.jobs.events.close()
 
     def stop(self) -> None:
-        """End the workers, which put their jobs back into the queue, and close the database."""
+        """End the workers, which put their jobs back into the queue, and close the database.
+
+        If a worker does not end in time, database and folder stay its own until the process ends.
+        """
         self.begin_stop()
         for worker in self._workers:
             worker.join(STOP_SECONDS)
         if not any(worker.is_alive() for worker in self._workers):
             self.database.close()
-        self._lock.release()
+            self._lock.release()
 
 
 def get_state(request: Request) -> ServerState:

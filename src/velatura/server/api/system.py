@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from velatura.server.cluster.messages import WorkerInfo
 from velatura.server.jobs.job import JobState
 from velatura.server.state import State
 
@@ -33,6 +34,7 @@ class SystemInfo(BaseModel):
         device: The device of the open base.
         memory_total, memory_available, memory_used: Bytes of the machine, and those of this process.
         jobs: How many jobs there are by state.
+        workers: What each worker on the cluster does; None without one.
         uptime: Seconds since the start.
     """
 
@@ -43,6 +45,7 @@ class SystemInfo(BaseModel):
     memory_available: int
     memory_used: int
     jobs: dict[JobState, int]
+    workers: list[WorkerInfo] | None = None
     uptime: float
 
 
@@ -66,6 +69,7 @@ def get_system(state: State) -> SystemInfo:
         memory_available=memory.available,
         memory_used=psutil.Process().memory_info().rss,
         jobs=state.jobs.queue.count(),
+        workers=state.pool and [worker.info for worker in state.pool.workers],
         uptime=time.time() - state.started,
     )
 

@@ -166,6 +166,10 @@ class JobContext:
         else:
             LOG.error("job %s (%s) failed", self.job.id, self.job.kind, exc_info=error)
             detail = ErrorDetail(code="internal", message=INTERNAL)
+        self.fail(detail)
+
+    def fail(self, detail: ErrorDetail) -> None:
+        """End the job with an error that is described already."""
         self._end("failed", detail)
 
     def _end(self, state: EndState, error: ErrorDetail | None = None, /, **data: object) -> None:

@@ -99,6 +99,8 @@ JOB_KINDS: Mapping[str, JobKind] = {
     "check": JobKind(CheckRequest, "files", "datasets:run_check", prepare.prepare_dataset),
     "crop": JobKind(CropRequest, "files", "datasets:run_crop", prepare.prepare_crop),
 }
+# The kinds that a cluster runs, if the server has one
+CLUSTER_KINDS = ("paint", "grid", "compare", "tune")
 
 
 def submit(

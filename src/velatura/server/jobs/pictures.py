@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from velatura.files import atomic_write
 from velatura.server.folders import Folders
 from velatura.server.jobs.database import Database
 from velatura.server.jobs.job import ServerJob
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from velatura.sampling.generate import Picture
     from velatura.sampling.recipe.recipe import Recipe
 
+PAGE_ENDING = ".html"  # of the page beside a grid
 LIKE_ESCAPES = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_"})
 
 
@@ -87,14 +89,57 @@ class PictureStore:
         day = datetime.fromtimestamp(job.created, UTC).strftime("%Y-%m-%d")
         file = f"{day}/{job.number:06}-{position:03}{ending}"
         save_with_infotext(image, self._folder / file, recipe.infotext() if infotext is None else infotext)
-        row = (job.id, position, file, time.time(), *image.size, recipe.seed, recipe.prompt, recipe.base)
+        return self.insert(
+            StoredPicture(
+                id=0,
+                job=job.id,
+                position=position,
+                file=file,
+                created=time.time(),
+                width=image.width,
+                height=image.height,
+                recipe=recipe.model_dump(mode="json", exclude_defaults=True),
+                effects=tuple(effects),
+            )
+        )
+
+    def save_file(self, picture: StoredPicture, content: bytes, page: bytes | None = None) -> StoredPicture:
+        """Write the file of a picture that another machine made, and remember it.
+
+        Args:
+            picture: The picture as it was stored there; its id is another one here.
+            content: The bytes of its file.
+            page: The bytes of the page that lies beside a grid.
+        """
+        path = self.path(picture)
+        files = {path: content} if page is None else {path: content, path.with_suffix(PAGE_ENDING): page}
+        for target, data in files.items():
+            with atomic_write(target) as temporary:
+                temporary.write_bytes(data)
+        return self.insert(picture)
+
+    def insert(self, picture: StoredPicture) -> StoredPicture:
+        """Remember a picture whose file is there, and return it with its id here."""
+        recipe = picture.recipe
         self._database.change(
             "INSERT INTO pictures (job, position, file, created, width, height, seed, prompt, base, recipe, effects) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job, position) "
             "DO UPDATE SET recipe = excluded.recipe, effects = excluded.effects",
-            (*row, recipe.model_dump_json(exclude_defaults=True), json.dumps(effects)),
+            (
+                picture.job,
+                picture.position,
+                picture.file,
+                picture.created,
+                picture.width,
+                picture.height,
+                recipe.get("seed"),
+                recipe.get("prompt", ""),
+                recipe.get("base"),
+                json.dumps(recipe),
+                json.dumps(picture.effects),
+            ),
         )
-        return next(stored for stored in self.of_job(job.id) if stored.position == position)
+        return next(stored for stored in self.of_job(picture.job) if stored.position == picture.position)
 
     def of_job(self, job: str) -> list[StoredPicture]:
         """Return the pictures of a job, in their order."""

@@ -84,8 +84,7 @@ class JobService:
             ApiError: There is none with this id.
         """
         before = self.get(job_id)
-        with self._lock:
-            self._cancelled.add(job_id)
+        self.mark_cancelled(job_id)
         state = self.queue.cancel(job_id)
         if state != "running":
             self.forget(job_id)
@@ -103,9 +102,18 @@ class JobService:
         job = self.get(job_id)
         if job.state != "running" or job.kind != "paint":
             raise ApiError(409, "not_painting", f"the job is {job.state}: only a job that paints can skip a picture")
+        self.mark_skipped(job_id)
+        return job
+
+    def mark_cancelled(self, job_id: str) -> None:
+        """Let a running job end after its current step."""
+        with self._lock:
+            self._cancelled.add(job_id)
+
+    def mark_skipped(self, job_id: str) -> None:
+        """Let a running job leave out the pictures that it paints at this moment."""
         with self._lock:
             self._skipped.add(job_id)
-        return job
 
     def is_cancelled(self, job_id: str) -> bool:
         """Return True if a running job is to end."""

@@ -12,7 +12,7 @@ from velatura.errors import BadFile, VelaturaError
 from velatura.server.errors import ErrorDetail
 from velatura.server.jobs.context import JobContext, JobResources
 from velatura.server.jobs.job import ServerJob
-from velatura.server.jobs.kinds import JOB_KINDS, Lane
+from velatura.server.jobs.kinds import CLUSTER_KINDS, JOB_KINDS, Lane
 
 LOG = logging.getLogger("velatura.server")
 IDLE_SECONDS = 5.0  # after which a worker looks at the queue without being told
@@ -28,12 +28,20 @@ class JobWorker(Thread):
         lane: The lane. The worker of "device" opens the base first.
         resources: What jobs share.
         on_failure: Called with the error if the base cannot be opened.
+        has_cluster: A cluster runs the jobs of CLUSTER_KINDS.
     """
 
     def __init__(
-        self, lane: Lane, resources: JobResources, on_failure: Callable[[VelaturaError], None] | None = None
+        self,
+        lane: Lane,
+        resources: JobResources,
+        on_failure: Callable[[VelaturaError], None] | None = None,
+        *,
+        has_cluster: bool = False,
     ) -> None:
         super().__init__(name=f"velatura-{lane}", daemon=True)
+        self._has_cluster = has_cluster
+        self._kinds = [name for name in JOB_KINDS if not has_cluster or name not in CLUSTER_KINDS]
         self._lane: Lane = lane
         self._resources = resources
         self._on_failure = on_failure
@@ -47,12 +55,12 @@ class JobWorker(Thread):
             service.is_ready.set()
         service.is_ready.wait()  # two threads that import torch at once get in each other's way
         while not service.is_stopping.is_set():
-            job = service.queue.take(self._lane)
+            job = service.queue.take(self._lane, self._kinds)
             if job is not None:
                 self._run(job)
                 continue
             with service.queue.changed:
-                if not service.is_stopping.is_set() and not service.queue.has_waiting(self._lane):
+                if not service.is_stopping.is_set() and not service.queue.has_waiting(self._lane, self._kinds):
                     service.queue.changed.wait(IDLE_SECONDS)
         if self._lane == "device":
             self._resources.models.close()
@@ -68,6 +76,8 @@ class JobWorker(Thread):
     def _open_base(self) -> bool:
         try:
             self._resources.models.base()
+            if self._has_cluster:
+                self._resources.models.record_hashes()  # by which a machine of the cluster is checked
         except VelaturaError as error:
             failure = error
         except Exception as error:  # as of a device without enough memory: a server that waits for ever helps nobody

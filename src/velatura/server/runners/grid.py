@@ -6,6 +6,7 @@ from velatura.compare.cells import Axis, is_base_axis
 from velatura.compare.grid import grid
 from velatura.compare.grid_page import save_page
 from velatura.server.jobs.context import JobContext
+from velatura.server.jobs.pictures import PAGE_ENDING
 from velatura.server.jobs.prepare import check_grid_sizes
 from velatura.server.jobs.requests import GridAxis, GridRequest
 from velatura.server.runners.paint import open_init_image
@@ -42,7 +43,7 @@ def run_grid(context: JobContext) -> None:
     stored = pictures.save_image(
         result.image, result.recipe, context.job, 0, ending=f".{request.ending}", infotext=result.infotext()
     )
-    save_page(result, pictures.path(stored).with_suffix(".html"))
+    save_page(result, pictures.path(stored).with_suffix(PAGE_ENDING))
     context.report_picture(stored)
     kept = [stored]
     if request.keeps_pictures:
