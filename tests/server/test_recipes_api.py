@@ -58,6 +58,7 @@ def test_choices_are_names_that_recipes_take(client):
     assert "DPM++ 2M" in choices["samplers"]
     assert "Karras" in choices["schedulers"]
     assert {"Latent", "Lanczos"} <= set(choices["upscalers"])
+    assert choices["face_restorers"] == []
 
 
 def test_an_image_is_stored_once_and_named_by_its_reference(client):

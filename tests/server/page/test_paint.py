@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 
 import pytest
 from PIL import Image
 
 import velatura
+from tests.face_restoration.states import GFPGAN, RETINAFACE
+from tests.face_restoration.test_pictures import find_one_face, save_face_models
 from tests.server.page.conftest import PAINTED, PROMPT, until
 from velatura.sampling.recipe.recipe import RECORDED_FIELDS
 
@@ -166,3 +169,29 @@ def test_the_page_knows_the_fields_of_a_recipe(open_page):
     assert defaults == {name: fields[name].default for name in defaults}
     assert {"prompt", "steps", "seed", "hires_scale"} <= set(defaults)
     assert set(page.evaluate("import('/page/recipe.js').then((module) => module.RECORDED)")) == set(RECORDED_FIELDS)
+
+
+def test_faces_are_restored_where_the_library_has_the_files(models, state, open_page, client, monkeypatch):
+    page = open_page("#paint")
+    page.get_by_text("More settings").wait_for()
+    assert page.get_by_text("Restore faces").first.is_hidden()
+    find_one_face(monkeypatch)
+    save_face_models(models, GFPGAN, RETINAFACE)
+    state.library.refresh()
+    try:
+        page = open_page("#paint")
+        page.get_by_label("Steps", exact=True).fill("1")
+        page.locator(PROMPT).fill("a face of stone")
+        page.locator("summary", has_text="Restore faces").click()
+        page.get_by_label("Restorer", exact=True).select_option("GFPGAN")
+        page.get_by_label("Restore faces", exact=True).check()
+        page.get_by_role("button", name="Paint", exact=True).click()
+        page.locator(f"{PAINTED}[alt='a face of stone']").wait_for()
+        [recipe] = job_of_last_picture(client)["request"]["recipes"]
+        assert (recipe["restore_faces"], recipe["face_restorer"]) == (True, "GFPGAN")
+        page.get_by_label("Restore faces", exact=True).uncheck()
+        settings = "import('/page/recipe.js').then((module) => module.toRecipe(module.settings.values))"
+        assert "face_restorer" not in page.evaluate(settings)  # which would change nothing
+    finally:
+        shutil.rmtree(models / "models")
+        state.library.refresh()

@@ -50,18 +50,23 @@ class RecipeChoices(BaseModel):
     samplers: tuple[str, ...]
     schedulers: tuple[str, ...]
     upscalers: tuple[str, ...]
+    face_restorers: tuple[str, ...]
 
 
 @router.get("/choices")
 def list_choices(state: ReadyState) -> RecipeChoices:
-    """List the names of samplers, noise schedules and upscalers."""
+    """List the names of samplers, noise schedules, upscalers and restorers of faces."""
     from velatura.sampling.hires import LATENT_UPSCALERS, PIXEL_UPSCALERS
+    from velatura.sampling.resolve.faces import restorer_names
 
     files = [entry.name for entry in state.library.of_kind("upscaler") if not entry.error]
     return RecipeChoices(
         samplers=SAMPLER_NAMES,
         schedulers=SCHEDULER_NAMES,
         upscalers=(*LATENT_UPSCALERS, *PIXEL_UPSCALERS, *files),
+        face_restorers=tuple(
+            restorer_names([entry for entry in state.library.of_kind("face-restorer") if not entry.error])
+        ),
     )
 
 

@@ -34,7 +34,11 @@ export const FIELDS = {
   hires_scale: { label: "Enlarge", value: null, unit: "×", min: 1, max: 16, step: 0.25, why: "Make a second pass at so many times the size (Hires. fix). 2: double each side, about five times the time." },
   hires_steps: { label: "Second steps", value: 0, unit: "steps", min: 0, max: 1000, why: "Steps of the second pass (Hires steps). 0: as many as in the first." },
   hires_upscaler: { label: "Upscaler", value: "Latent", why: "How the first pass is enlarged. Latent is A1111's default; it invents more detail, and wants a denoising of 0.5 or more." },
+  restore_faces: { label: "Restore faces", value: false, why: "Paint small faces anew by a network made for faces (Restore faces), and leave the rest as it is." },
+  face_restorer: { label: "Restorer", value: null, why: "What restores faces. The first is A1111's choice, if its file is there." },
+  codeformer_weight: { label: "CodeFormer weight", value: 0.5, unit: "of 1", min: 0, max: 1, step: 0.05, why: "0 for the best looks, 1 for the closest likeness. GFPGAN does not have it." },
 };
+const FACE_FIELDS = ["face_restorer", "codeformer_weight"];
 
 /** Settings that belong to a request rather than to its recipe. */
 const REQUEST_FIELDS = { base: null, count: 1, image: null, image_size: null, mask: null, extra: {} };
@@ -75,6 +79,7 @@ export function toRecipe(values) {
   if (!values.image && !isTwice) delete recipe.denoising;
   if (!isTwice) for (const name of Object.keys(recipe).filter((field) => field.startsWith("hires_"))) delete recipe[name];
   if (!values.variation_strength) delete recipe.variation_seed;
+  if (!values.restore_faces) for (const name of FACE_FIELDS) delete recipe[name];
   if (recipe.seed === -1) delete recipe.seed;
   return recipe;
 }

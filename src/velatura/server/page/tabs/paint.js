@@ -212,7 +212,7 @@ export function mount(root) {
 }
 
 /**
- * Build the settings: what is changed often, and three parts that open.
+ * Build the settings: what is changed often, and parts that open.
  *
  * @param {HTMLElement} start The part of the image to begin from.
  * @param {() => void} takeShownSeed
@@ -239,10 +239,19 @@ function settingsParts(start, takeShownSeed) {
   const showSide = () => {
     for (const field of size) /** @type {HTMLInputElement} */ (field.querySelector("input")).placeholder = baseSide();
   };
-  get("api/recipes/choices").then(({ samplers, schedulers, upscalers }) => {
+  const restorer = choiceField(settings, "face_restorer", { ...FIELDS.face_restorer, choices: [["", "the first"]] });
+  const faces = part("Restore faces", ["restore_faces"], h("div.fields", {}, checkField(settings, "restore_faces", FIELDS.restore_faces), restorer, number("codeformer_weight")));
+  let hasRestorer = false;
+  const showFaces = () => (faces.hidden = !hasRestorer && !settings.get("restore_faces"));
+  settings.subscribe(showFaces);
+  showFaces();
+  get("api/recipes/choices").then(({ samplers, schedulers, upscalers, face_restorers }) => {
     sampler.setChoices(samplers);
     scheduler.setChoices([["", "Automatic"], ...schedulers.filter((/** @type {string} */ name) => name !== "Automatic")]);
     upscaler.setChoices(upscalers);
+    restorer.setChoices([["", "the first"], ...face_restorers.map((/** @type {string} */ name) => /** @type {[string, string]} */ ([name, name]))]);
+    hasRestorer = face_restorers.length > 0;
+    showFaces();
   }, () => {});
   onLibrary(() => {
     const own = bases.find((found) => found.is_default);
@@ -270,7 +279,7 @@ function settingsParts(start, takeShownSeed) {
   settings.subscribe(showDenoising);
   showDenoising();
   const all = h("details.settings", { open: isWide }, h("summary", {}, "Settings"), main);
-  return [all, image, second, denoising, more];
+  return [all, image, second, denoising, faces, more];
 }
 
 /**
