@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from statistics import fmean, stdev
+from statistics import correlation, fmean, stdev
 from typing import Any, NamedTuple
 
 from tools.drawing.paint import paint
@@ -251,6 +251,31 @@ def table(records: Sequence[Record], task: str) -> str:
     return "\n".join(rows)
 
 
+def agreement_table(records: Sequence[Record]) -> str:
+    """Return how well score and likeness order the overlays, beside the share in which the classifier sees it."""
+    rows = ["| task | pictures | overlays | score | likeness |", "|---|---|---|---|---|"]
+    for task in TASKS:
+        for count in sorted(COUNTS):
+            group = [record for record in records if (record["task"], record["count"]) == (task, count)]
+            if len(group) > 2:
+                cells = [f"{rank_correlation(group, name, 'learned'):.2f}" for name in ("score", "likeness")]
+                rows.append(f"| {task} | {count} | {len(group)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def rank_correlation(records: Sequence[Record], first: str, second: str) -> float:
+    """Return Spearman's rank correlation of two figures; equal ones share their mean rank. 0 if one never differs."""
+    ranks = [_ranks([record[name] for record in records]) for name in (first, second)]
+    if any(len(set(group)) == 1 for group in ranks):
+        return 0.0
+    return correlation(*ranks)
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    ordered = sorted(values)
+    return [fmean(number for number, other in enumerate(ordered) if other == value) for value in values]
+
+
 def mix_table(records: Sequence[Record]) -> str:
     """Return the table of mixes, in the order in which they were painted."""
     if not records:
@@ -277,6 +302,7 @@ def write_tables(records: Sequence[Record], mixes: Mapping[str, Sequence[Record]
     """Print the tables, and put them where the page marks their places."""
     tables = {task: table(records, task) for task in TASKS}
     tables |= {name: mix_table(mixes.get(name, ())) for name in ("style-mixes", "task-mixes")}
+    tables["agreement"] = agreement_table(records)
     for task, text in tables.items():
         print(f"{task}\n{text}\n")
 

@@ -66,3 +66,17 @@ def test_tables_have_means_over_seeds_and_the_best_first(tmp_path):
     assert "| mix | robot | neon |\n|---|---|---|\n| both at 1 | 0.50 | 0.25 |" in page.read_text()
     assert "No trials yet." in page.read_text()
     assert "old" not in page.read_text()
+
+
+def test_the_rank_correlation_is_that_of_the_textbook():
+    # 106, 100, 86, 101, 99, 103, 97, 113, 112, 110 and their hours of television: Spearman is -29/165
+    pairs = [(106, 7), (100, 27), (86, 2), (101, 50), (99, 28), (103, 29), (97, 20), (113, 12), (112, 6), (110, 17)]
+    records = [{"score": first, "learned": second} for first, second in pairs]
+    assert which_one.rank_correlation(records, "score", "learned") == pytest.approx(-29 / 165)
+
+
+def test_figures_that_never_differ_order_nothing():
+    records = [{"score": number, "learned": 0.5} for number in range(3)]
+    assert which_one.rank_correlation(records, "score", "learned") == 0
+    tied = [{"score": 1, "learned": 1}, {"score": 1, "learned": 1}, {"score": 2, "learned": 2}]
+    assert which_one.rank_correlation(tied, "score", "learned") == pytest.approx(1)
