@@ -3,9 +3,12 @@
 Ten overlays of bundled styles are trained, weak ones and strong ones, each painted at strengths from 0 to 1.6 with
 prompts that tune does not use. The classifier (`python -m tools.tiny_base --work JUDGE small-judge`) gives the
 probability that each picture is in the style, and that it shows the subject of its prompt; the product of their means
-is highest at the best strength. What is in WORK already is not made again, so that the tool can be stopped at any time.
-The table is printed.
+is highest at the best strength. Where the score is flat a strength far from the best one serves as well: the table says
+also which share of the classifier's best score the strength of tune reaches. What is in WORK already is not made again,
+so that the tool can be stopped at any time. The table is printed.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -17,6 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +30,7 @@ from tools.tiny_base.data import LABELS, unseen_scene
 from tools.tiny_base.judge import Judge, picture_bytes, trained_judge
 from tools.tiny_base.vae import to_unit
 from velatura.compare.strength_trade import BestStrength, best_strength
+from velatura.compare.tune import Tuning
 from velatura.errors import VelaturaWarning
 
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6)
@@ -70,21 +75,46 @@ RUNS = (
 )
 
 
+class Curve(NamedTuple):
+    """A best strength, the interval in which it lies in 80 % of the cases, and the points that it is the top of.
+
+    Each point is a strength, how far the style is there, and how far the prompt is kept.
+    """
+
+    strength: float
+    low: float
+    high: float
+    points: list[list[float]]
+
+    @classmethod
+    def of(cls, found: BestStrength | Tuning) -> Curve:
+        """Take over what was found."""
+        points = [[point.strength, point.likeness, point.kept] for point in found.points]
+        return cls(found.strength, found.low, found.high, points)
+
+    def score_at(self, strength: float) -> float:
+        """Return the product of both at a strength, linearly between those that were painted."""
+        strengths, in_style, kept = zip(*self.points, strict=True)
+        return float(np.interp(strength, strengths, in_style) * np.interp(strength, strengths, kept))
+
+
 class Finding(NamedTuple):
-    """What both say of one overlay, with the intervals in which the strengths lie in 80 % of the cases."""
+    """What the classifier and `velatura.tune` say of one overlay."""
 
     name: str
-    judged: float
-    judged_low: float
-    judged_high: float
-    tuned: float
-    tuned_low: float
-    tuned_high: float
+    judged: Curve
+    tuned: Curve
 
     @property
     def is_near(self) -> bool:
         """Whether they agree within `MAX_ERROR`."""
-        return abs(self.judged - self.tuned) <= MAX_ERROR + 1e-9
+        return abs(self.judged.strength - self.tuned.strength) <= MAX_ERROR + 1e-9
+
+    @property
+    def share_of_best(self) -> float:
+        """The classifier's score at the strength of tune, as a share of its score at its own best strength."""
+        best = max(self.judged.score_at(strength) for strength in np.linspace(0, STRENGTHS[-1], 161))
+        return self.judged.score_at(self.tuned.strength) / best if best > 0 else 1.0
 
 
 def trained_file(base: velatura.Base, run: StyleRun, work: Path) -> Path:
@@ -119,27 +149,33 @@ def judged_strength(base: velatura.Base, run: StyleRun, file: Path, judge: Judge
         right_subject = logits["subject"].softmax(1)[torch.arange(len(subjects)), subjects]
         found.append((logits["style"].softmax(1)[:, style], right_subject))
     in_style, right_subject = (torch.stack(part) for part in zip(*found, strict=True))
-    return best_strength(STRENGTHS, in_style, right_subject)
+    return best_strength(STRENGTHS, in_style, right_subject, multiply)
+
+
+def multiply(in_style: Tensor, right_subject: Tensor) -> Tensor:
+    """The score of the classifier."""
+    return in_style * right_subject
 
 
 def find(base: velatura.Base, run: StyleRun, work: Path, judge: Judge) -> Finding:
     """Ask both, unless WORK holds what they said."""
     stored = work / f"{run.name}.json"
     if stored.exists():
-        return Finding(*json.loads(stored.read_text()))
+        name, judged, tuned = json.loads(stored.read_text())
+        return Finding(name, Curve(*judged), Curve(*tuned))
     file = trained_file(base, run, work)
     tuning = velatura.tune(base, file, pictures=velatura.tiny_pictures(run.pictures))
     judged = judged_strength(base, run, file, judge)
-    finding = Finding(run.name, judged.strength, judged.low, judged.high, tuning.strength, tuning.low, tuning.high)
+    finding = Finding(run.name, Curve.of(judged), Curve.of(tuning))
     stored.write_text(json.dumps(finding))
     return finding
 
 
 def table_row(finding: Finding) -> str:
-    """Its line of the table."""
-    judged = f"{finding.judged:.2f} ({finding.judged_low:.2f} to {finding.judged_high:.2f})"
-    tuned = f"{finding.tuned:.2f} ({finding.tuned_low:.2f} to {finding.tuned_high:.2f})"
-    return f"| {finding.name} | {judged} | {tuned} | {'yes' if finding.is_near else 'no'} |"
+    """Return its line of the table."""
+    judged, tuned = (f"{curve.strength:.2f} ({curve.low:.2f} to {curve.high:.2f})" for curve in finding[1:])
+    near = "yes" if finding.is_near else "no"
+    return f"| {finding.name} | {judged} | {tuned} | {near} | {finding.share_of_best:.2f} |"
 
 
 def main(words: Sequence[str] | None = None, open_base: Callable[[], velatura.Base] = velatura.tiny) -> None:
@@ -151,7 +187,7 @@ def main(words: Sequence[str] | None = None, open_base: Callable[[], velatura.Ba
     work = cast("Path", options.work)
     work.mkdir(parents=True, exist_ok=True)
     base, judge = open_base(), trained_judge(cast("Path", options.judge), small=True)
-    print("| overlay | classifier | tune | within 0.15 |\n|---|---|---|---|")
+    print("| overlay | classifier | tune | within 0.15 | share of the best score |\n|---|---|---|---|---|")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VelaturaWarning)
         for run in RUNS:

@@ -3,22 +3,25 @@
 import json
 
 import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
 import velatura
 from velatura.cli.app import main
 from velatura.compare.picture_sets import read_picture_set
-from velatura.compare.tune import STRENGTHS
-from velatura.compare.tune_prompts import TINY_PROMPTS, tune_prompts
+from velatura.compare.tune import STRENGTHS, StrengthPainter
+from velatura.compare.tune_prompts import TINY_PROMPTS, TunePrompt, tune_prompts
 from velatura.errors import BadFile, BadPrompt, BadStrength, NoEffect
 from velatura.overlays.overlay import Card
 from velatura.tiny_world import words_unknown_to_tiny
 
 BRIEF = {"prompts": ["a red house on the beach", "a blue boat in the snow"], "strengths": [0.5, 1.0], "steps": 3}
 
+SMALL_VIT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
 
 @pytest.fixture
-def saved(hyper, tmp_path):
-    overlay = hyper(name="ink")
+def saved(overlay, tmp_path):
     velatura.save(overlay, tmp_path / "ink.safetensors")
     return tmp_path / "ink.safetensors"
 
@@ -29,12 +32,25 @@ def overlay(tiny):
 
 
 @pytest.fixture(scope="module")
+def own_pictures(tiny, overlay, tmp_path_factory):
+    """What the overlay paints at strength 1, which a tuning must find again."""
+    folder = tmp_path_factory.mktemp("own") / "ink"
+    folder.mkdir()
+    prompts = [TunePrompt(text, text) for text in BRIEF["prompts"]]
+    painted = StrengthPainter(tiny, overlay, prompts, 1, BRIEF["steps"]).paint(1.0)
+    for number, (image, prompt) in enumerate(zip(painted, prompts, strict=True)):
+        image.save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(prompt.text)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def measured(tiny, overlay):
     return velatura.tune(tiny, overlay, **BRIEF)
 
 
-def test_the_curve_begins_at_the_base_and_its_top_is_the_strength(tiny, overlay):
-    found = velatura.tune(tiny, overlay, pictures=velatura.tiny_pictures("neon"), **BRIEF)
+def test_the_curve_begins_at_the_base_and_its_top_is_the_strength(tiny, overlay, own_pictures):
+    found = velatura.tune(tiny, overlay, pictures=own_pictures, **BRIEF)
     assert [point.strength for point in found.points] == [0, 0.5, 1]
     assert found.points[0].kept == pytest.approx(1, abs=1e-5)
     assert found.points[0].likeness == pytest.approx(0, abs=1e-5)
@@ -104,20 +120,26 @@ def test_a_subject_that_all_captions_name_is_painted_in_places(hyper):
     assert [prompt.text for prompt in style] == list(TINY_PROMPTS)
 
 
-def test_the_command_writes_beside_the_file_and_prints_the_curve(saved, capsys):
-    words = [
-        "tune",
-        str(saved),
-        "--prompt",
-        "a red house",
-        "--prompt",
-        "a blue fish",
-        "--strengths",
-        "0.5,1",
-        "--steps",
-        "2",
+def test_the_patches_of_a_clip_and_a_dino_count_if_their_folders_are_given(tiny, overlay, own_pictures, tmp_path):
+    torch.manual_seed(0)
+    vision = {**SMALL_VIT, "image_size": 32, "patch_size": 8}
+    ViTModel(ViTConfig(**vision)).save_pretrained(tmp_path / "dino")
+    CLIPModel(CLIPConfig(text_config=SMALL_VIT, vision_config=vision)).save_pretrained(tmp_path / "clip")
+    curves = [
+        [point.likeness for point in velatura.tune(tiny, overlay, pictures=own_pictures, **BRIEF, **folders).points]
+        for folders in ({}, {"clip": tmp_path / "clip"}, {"dino": tmp_path / "dino"})
     ]
-    assert main([*words, "--pictures", "neon"]) == 0
+    assert curves[0] != curves[1] != curves[2] != curves[0]
+    for curve in curves:
+        assert curve[0] == pytest.approx(0, abs=1e-5)
+
+
+def test_the_command_writes_beside_the_file_and_prints_the_curve(saved, own_pictures, capsys):
+    prompts = [word for text in BRIEF["prompts"] for word in ("--prompt", text)]
+    words = ["tune", str(saved), *prompts, "--strengths", "0.5,1", "--steps", "3"]
+    assert main([*words, "--pictures", "neon"]) == 2  # a bundled set, which the overlay does not paint
+    assert "brings no picture nearer" in capsys.readouterr().err
+    assert main([*words, "--pictures", str(own_pictures)]) == 0
     printed = capsys.readouterr().out
     assert "best strength" in printed
     written = json.loads(saved.with_suffix(".json").read_text())
@@ -134,7 +156,7 @@ def test_the_command_refuses_what_it_cannot_read(saved, capsys):
     assert "are not numbers" in capsys.readouterr().err
 
 
-def test_a_training_ends_with_it_where_the_plan_asks(tiny, tmp_path, monkeypatch):
+def test_a_training_ends_with_it_where_the_plan_asks(tiny, own_pictures, tmp_path, monkeypatch):
     brief = lambda base, overlay, **options: real(base, overlay, **options | BRIEF)  # noqa: E731
     from velatura.compare import tune as module
 
@@ -142,9 +164,7 @@ def test_a_training_ends_with_it_where_the_plan_asks(tiny, tmp_path, monkeypatch
     monkeypatch.setattr(module, "tune", brief)
     overlay = velatura.Hypernetwork.for_base(tiny, init="xavier_normal", seed=1, name="ink")
     fields = {"steps": 1, "learning_rate": "1e-3", "pixels": 16, "precision": "float32", "validation_pictures": 0}
-    run = velatura.train(
-        tiny, overlay, velatura.tiny_pictures("neon"), velatura.Plan(**fields, tune=True), out=tmp_path / "run"
-    )
+    run = velatura.train(tiny, overlay, own_pictures, velatura.Plan(**fields, tune=True), out=tmp_path / "run")
     assert run.verdict.strength in {round(0.01 * step, 2) for step in range(101)}
     assert run.verdict.strength_note in str(run.verdict)
     written = json.loads(run.file.with_suffix(".json").read_text())

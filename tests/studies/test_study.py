@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 import velatura
+from tools.drawing.paint import paint as draw
+from tools.tiny_base.export import robot_scene
 from velatura.cli.app import main
 from velatura.compare import tune_prompts
 from velatura.compare.picture_features import PictureEncoder
@@ -87,7 +90,8 @@ def test_overlays_are_made_as_the_command_makes_them(tiny, photos, tmp_path, cap
 def test_the_subject_of_the_captions_is_what_is_painted_to_be_judged(tiny, tmp_path, monkeypatch):
     """An overlay that paints the subject, and only where it is asked for, reaches the held-out pictures."""
     setup = prepare(tiny, velatura.tiny_pictures("robot"), tmp_path)
-    robots, others = (read_picture_set(velatura.tiny_pictures(name)).images for name in ("robot", "neon"))
+    robots = read_picture_set(velatura.tiny_pictures("robot")).images
+    others = [draw(replace(robot_scene(number), subject="mug", colour="blue")) for number in range(len(robots))]
 
     def paint(self, strength):
         return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from velatura.tensors import StrPath
 
 MAX_PIXELS = 256  # side of the pictures that the autoencoder and the UNet read, smaller on the tiny base
 MAX_FEATURE_SIDE = 32  # of the maps that are compared place by place
+MAX_PATCH_SIDE = 16  # of the map of the UNet whose places are its patches
 BATCH_SIZE = 8
 FEATURE_TIMESTEP = 100  # of 0 to 999: the noise that pictures get before the UNet reads them
 STYLE_UP_BLOCKS = 2
@@ -35,20 +36,21 @@ class PictureFeatures:
             hold which textures and colours go together, and not where (Gatys et al. 2016).
         maps: Of each level of the autoencoder's encoder: its features of length 1 at every place, (pictures, channels,
             height, width).
-        content: Features of a middle block of the UNet at every place, in which what a picture shows counts most,
-            (pictures, channels, places).
+        patches: Maps that tell what is where: features at every place of a square, (pictures, places, channels). First
+            those of the UNet's last up block but one, then those of its last one, then those of the CLIP and of the
+            DINO whose folders were given.
         clip: CLIP's image embeddings of length 1, (pictures, features), None without a CLIP.
         dino: DINO's vectors of length 1, (pictures, features), None without a DINO.
     """
 
     grams: tuple[Tensor, ...]
     maps: tuple[Tensor, ...]
-    content: Tensor
+    patches: tuple[Tensor, ...]
     clip: Tensor | None = None
     dino: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.content)
+        return len(self.patches[0])
 
     def select(self, rows: Sequence[int]) -> PictureFeatures:
         """Return the features of some of the pictures, by their numbers."""
@@ -56,10 +58,18 @@ class PictureFeatures:
         return PictureFeatures(
             tuple(gram[index] for gram in self.grams),
             tuple(level[index] for level in self.maps),
-            self.content[index],
+            tuple(patches[index] for patches in self.patches),
             None if self.clip is None else self.clip[index],
             None if self.dino is None else self.dino[index],
         )
+
+
+class PatchEncoder(Protocol):
+    """A model that encodes the patches of pictures."""
+
+    def encode_patches(self, pictures: Sequence[Image.Image], /) -> Tensor:
+        """Return features of patches, (pictures, patches, features)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -70,11 +80,14 @@ class PictureEncoder:
         base: Its autoencoder and UNet are used; no overlay may be attached while it looks at pictures.
         clip: A CLIP, if there is one.
         dino: A DINO, if there is one.
+        patch_encoders: Models beside the UNet that encode patches: the CLIP and the DINO whose folders were given. A
+            CLIP that was found by itself is not among them, so that likeness does not depend on what is in a cache.
     """
 
     base: Base
     clip: ClipPair | None = None
     dino: Dino | None = None
+    patch_encoders: tuple[PatchEncoder, ...] = ()
 
     @classmethod
     def open(cls, base: Base, *, clip: StrPath | None = None, dino: StrPath | None = None) -> PictureEncoder:
@@ -88,8 +101,15 @@ class PictureEncoder:
         Raises:
             BadFile: A folder holds no such model.
         """
-        clip_pair = find_clip_pair(base) if clip is None else open_clip_pair(clip)
-        return cls(base, clip_pair, None if dino is None else open_dino(dino))
+        named_clip = None if clip is None else open_clip_pair(clip)
+        named_dino = None if dino is None else open_dino(dino)
+        encoders = (None if named_clip is None else named_clip.clip, named_dino)
+        return cls(
+            base,
+            named_clip or find_clip_pair(base),
+            named_dino,
+            tuple(encoder for encoder in encoders if encoder is not None),
+        )
 
     @property
     def pixels(self) -> int:
@@ -103,17 +123,20 @@ class PictureEncoder:
         unet_blocks = UNetFeatureReader(self.base)
         grams: list[list[Tensor]] = []
         maps: list[list[Tensor]] = []
-        content: list[Tensor] = []
+        patches: list[list[Tensor]] = []
         for start in range(0, len(pictures), BATCH_SIZE):
             pixels = torch.stack([_to_pixels(picture, self.pixels) for picture in pictures[start : start + BATCH_SIZE]])
             blocks = unet_blocks(pixels)
             grams.append([_gram(block) for block in blocks.style])
             maps.append([_unit_map(level) for level in _encoder_levels(self.base, pixels)])
-            content.append(blocks.content.flatten(2))
+            patches.append([_places(block) for block in blocks.patches])
         return PictureFeatures(
             tuple(torch.cat(level) for level in zip(*grams, strict=True)),
             tuple(torch.cat(level) for level in zip(*maps, strict=True)),
-            torch.cat(content),
+            (
+                *(torch.cat(block) for block in zip(*patches, strict=True)),
+                *(encoder.encode_patches(pictures) for encoder in self.patch_encoders),
+            ),
             None if self.clip is None else self.clip.encode_images(pictures),
             None if self.dino is None else self.dino.encode_images(pictures),
         )
@@ -124,11 +147,11 @@ class BlockFeatures(NamedTuple):
 
     Attributes:
         style: Of the first down block and of the last two up blocks, where styles differ most.
-        content: Of the up block before them, where subjects differ most.
+        patches: Of the last up block but one and of the last one.
     """
 
     style: tuple[Tensor, ...]
-    content: Tensor
+    patches: tuple[Tensor, ...]
 
 
 class UNetFeatureReader(nn.Module):
@@ -157,8 +180,8 @@ class UNetFeatureReader(nn.Module):
         noisy = self._base.schedule.add_noise(latents, noise.expand_as(latents), timesteps)
         self._base.predict(noisy, timesteps, self._empty_prompt.select_rows(torch.zeros_like(timesteps)))
         blocks = [self._down[0], *self._up[-STYLE_UP_BLOCKS:]]
-        content = self._up[max(0, len(self._up) - STYLE_UP_BLOCKS - 1)]
-        return BlockFeatures(tuple(block.output() for block in blocks), content.output())
+        outputs = tuple(block.output() for block in blocks)
+        return BlockFeatures(outputs, outputs[-STYLE_UP_BLOCKS:])
 
 
 class _RecordingBlock(nn.Module):
@@ -213,6 +236,13 @@ def _gram(block: Tensor) -> Tensor:
     places = block.flatten(2)  # (batch, channels, places)
     places = places - places.mean(dim=2, keepdim=True)
     return places @ places.transpose(1, 2) / places.shape[-1]
+
+
+def _places(block: Tensor) -> Tensor:
+    """Return the features of a block at its places, (batch, places, channels), at most `MAX_PATCH_SIDE` in a row."""
+    side = min(MAX_PATCH_SIDE, *block.shape[-2:])
+    shrunk = F.adaptive_avg_pool2d(block, side) if side < block.shape[-1] else block
+    return shrunk.flatten(2).transpose(1, 2)
 
 
 def _unit_map(level: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor
 BOOTSTRAP_COUNT = 500
 BOOTSTRAP_SEED = 0
 INTERVAL = (0.1, 0.9)  # quantiles of the strengths that resampled prompts lead to
-FINE_STEP = 0.01  # of the strengths at which the score is compared
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class TradePoint:
         likeness: Share of the way from the base's pictures to the reference pictures, 1 for being as near to them as
             they are to each other.
         kept: Share of the prompt that is kept, 1 at strength 0.
-        score: Both in one number, see `score`.
+        score: Both in one number, see `score_trade`.
     """
 
     strength: float
@@ -37,7 +36,7 @@ class BestStrength:
     """The best strength with its uncertainty, and the curve that it is the top of.
 
     Attributes:
-        strength: The strength with the highest score.
+        strength: The strength with the highest score, between the painted ones too.
         low, high: Between them it lies in 80 % of the cases if other prompts are drawn.
         points: The curve.
     """
@@ -48,13 +47,17 @@ class BestStrength:
     points: tuple[TradePoint, ...]
 
 
-def best_strength(strengths: Sequence[float], likeness: Tensor, kept: Tensor) -> BestStrength:
+def best_strength(
+    strengths: Sequence[float], likeness: Tensor, kept: Tensor, score: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> BestStrength:
     """Find the strength at which likeness and prompt are both high.
 
     Args:
         strengths: The strengths that were painted, rising.
         likeness, kept: (strengths, prompts), see `TradePoint`.
+        score: Returns one number for the means of both; None: `score_trade`.
     """
+    score = score or score_trade
     grid = torch.tensor(list(strengths), dtype=torch.float64)
     means = likeness.double().mean(dim=1), kept.double().mean(dim=1)
     points = tuple(
@@ -66,29 +69,35 @@ def best_strength(strengths: Sequence[float], likeness: Tensor, kept: Tensor) ->
     tops: list[float] = []
     for _ in range(BOOTSTRAP_COUNT):
         drawn = torch.randint(prompts, (prompts,), generator=generator)
-        tops.append(_top(grid, likeness.double()[:, drawn].mean(dim=1), kept.double()[:, drawn].mean(dim=1)))
+        tops.append(_top(grid, score(likeness.double()[:, drawn].mean(dim=1), kept.double()[:, drawn].mean(dim=1))))
     quantiles = torch.quantile(torch.tensor(tops, dtype=torch.float64), torch.tensor(INTERVAL, dtype=torch.float64))
     low, high = (float(value) for value in quantiles)
-    top = _top(grid, *means)
+    top = _top(grid, score(*means))
     return BestStrength(top, min(low, top), max(high, top), points)
 
 
-def score(likeness: Tensor, kept: Tensor) -> Tensor:
-    """Return the product of likeness and prompt kept, each between 0 and 1: high only where both are."""
-    return likeness.clamp(0, 1) * kept.clamp(0, 1)
+def score_trade(likeness: Tensor, kept: Tensor) -> Tensor:
+    """Return likeness times the root of the prompt kept, each between 0 and 1: high only where both are.
+
+    Likeness counts for more, since half of the way to a style is hardly seen as that style: so the best strength is
+    nearer to the one at which a classifier sees style and subject most surely (docs/measuring.md).
+    """
+    return likeness.clamp(0, 1) * kept.clamp(0, 1).sqrt()
 
 
-def _top(strengths: Tensor, likeness: Tensor, kept: Tensor) -> float:
-    """Return where the score between the painted strengths is highest; the lowest of several such strengths."""
-    count = round(float(strengths[-1] - strengths[0]) / FINE_STEP) + 1
-    fine = torch.linspace(float(strengths[0]), float(strengths[-1]), count, dtype=torch.float64)
-    scores = score(_interpolate(strengths, likeness, fine), _interpolate(strengths, kept, fine))
-    return float(fine[int(scores.argmax())])
+def _top(strengths: Tensor, scores: Tensor) -> float:
+    """Return where the score is highest: the top of the parabola through the best painted strength and its neighbours.
 
-
-def _interpolate(xs: Tensor, ys: Tensor, at: Tensor) -> Tensor:
-    """Interpolate linearly between points whose xs rise."""
-    right = torch.searchsorted(xs, at).clamp(1, len(xs) - 1)
-    left = right - 1
-    share = (at - xs[left]) / (xs[right] - xs[left])
-    return ys[left] + share * (ys[right] - ys[left])
+    Without it the top would nearly always be one of the painted strengths, up to half their distance off.
+    """
+    best = int(scores.argmax())  # the lowest of several
+    if best in {0, len(scores) - 1}:
+        return float(strengths[best])
+    before, after = (strengths[best + 1 - side] - strengths[best - side] for side in (1, 0))
+    rise, fall = ((scores[best + 1 - side] - scores[best - side]) for side in (1, 0))
+    left_slope, right_slope = rise / before, fall / after
+    slope = (left_slope * after + right_slope * before) / (before + after)
+    curvature = 2 * (right_slope - left_slope) / (before + after)
+    if curvature >= 0:
+        return float(strengths[best])  # three equal scores
+    return float((strengths[best] - slope / curvature).clamp(strengths[best - 1], strengths[best + 1]))

@@ -17,6 +17,7 @@ from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.compare import metrics
+from velatura.compare.likeness import likeness
 from velatura.compare.picture_features import PictureEncoder, PictureFeatures
 from velatura.compare.picture_sets import Pictures, PictureSet, read_picture_set
 from velatura.compare.strength_trade import TradePoint, best_strength
@@ -46,7 +47,7 @@ class Tuning:
     """The best strength of an overlay, with the curve that it is the top of; `str` gives a table.
 
     Attributes:
-        strength: The strength at which likeness times prompt kept is highest.
+        strength: The strength at which likeness times the root of prompt kept is highest.
         low, high: It lies between them in 80 % of the cases if other prompts are drawn.
         points: The curve, from strength 0 on.
         prompts: The prompts that were painted.
@@ -116,14 +117,15 @@ def tune(
     seeds: int = 1,
     steps: int | None = None,
     clip: str | os.PathLike[str] | None = None,
+    dino: str | os.PathLike[str] | None = None,
     called_by: str = "",
     on_strength: OnTune | None = None,
 ) -> Tuning:
     """Find the strength at which an overlay has its likeness and the prompt is kept.
 
     The same prompts and seeds are painted at every strength. Likeness is how near the pictures come to those that the
-    overlay was trained on, in style and by CLIP; the prompt is kept if a picture can be told to be of its own
-    prompt by what the base paints of all of them.
+    overlay was trained on, by textures and patches (`velatura.compare.likeness`); the prompt is kept if a picture
+    can be told to be of its own prompt by what the base paints of all of them.
 
     Args:
         base: The base that paints, without the overlay.
@@ -134,7 +136,8 @@ def tune(
         strengths: The strengths above 0 that are painted, rising.
         seeds: Pictures of each prompt.
         steps: Sampling steps; None: 12 on the tiny base, else 20.
-        clip: The folder of a whole CLIP, which is used instead of the base's.
+        clip: The folder of a whole CLIP, whose patches are compared too.
+        dino: The folder of a DINO, whose patches are compared too.
         called_by: Words that call the overlay, beside its trigger words; an embedding is called by its name.
         on_strength: Called after each strength with how many are painted, and how many there are.
 
@@ -147,8 +150,39 @@ def tune(
         BadStrength: The strengths are fewer than two, not above 0 or not rising.
         BadFile, BadDataset: A file cannot be read.
     """
-    base, strengths = to_base(base), _check_strengths(strengths)
-    overlay = overlay if isinstance(overlay, Overlay) else open_overlay(overlay)
+    base = to_base(base)
+    return tune_with(
+        PictureEncoder.open(base, clip=clip, dino=dino),
+        overlay if isinstance(overlay, Overlay) else open_overlay(overlay),
+        pictures=pictures,
+        prompts=prompts,
+        strengths=strengths,
+        seeds=seeds,
+        steps=steps,
+        called_by=called_by,
+        on_strength=on_strength,
+    )
+
+
+def tune_with(
+    encoder: PictureEncoder,
+    overlay: Overlay,
+    *,
+    pictures: Pictures | None = None,
+    prompts: Sequence[str] | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+    seeds: int = 1,
+    steps: int | None = None,
+    called_by: str = "",
+    on_strength: OnTune | None = None,
+) -> Tuning:
+    """Find the strength as `tune` does, with models that are open.
+
+    Args:
+        encoder: Looks at the pictures; its base paints them.
+        overlay, pictures, prompts, strengths, seeds, steps, called_by, on_strength: As `tune` takes them.
+    """
+    base, strengths = encoder.base, _check_strengths(strengths)
     is_tiny = base.family.name == "tiny"
     references = None if pictures is None else _references(read_picture_set(pictures))
     captions = list(references.texts or ()) if references else []
@@ -158,7 +192,6 @@ def tune(
     if len({prompt.text for prompt in chosen}) < 2:
         raise BadPrompt("one prompt does not tell what is kept of it: give two or more that differ")
     painter = StrengthPainter(base, overlay, chosen, seeds, steps or (TINY_STEPS if is_tiny else STEPS))
-    encoder = PictureEncoder.open(base, clip=clip)
     features: list[PictureFeatures] = []
     for done, strength in enumerate((0.0, *strengths), 1):
         features.append(encoder.features(painter.paint(strength)))
@@ -215,38 +248,6 @@ class StrengthPainter:
         return [picture.image for picture in make_pictures(self.base, recipes)]
 
 
-def likeness(features: Sequence[PictureFeatures], reference: PictureFeatures | None) -> Tensor:
-    """Return the share of the way from the base's pictures to the references, (strengths, pictures).
-
-    Args:
-        features: The pictures of each strength, those of the base first; the same prompts in each.
-        reference: The pictures that the overlay was trained on, or held-out ones. None: the way is that to the farthest
-            strength.
-    """
-    if reference is None:
-        distances = torch.stack([metrics.style_distance(pictures, features[0]) for pictures in features])
-        gains = distances - distances[0]
-        farthest = gains.mean(dim=1).max().clamp(min=1e-6)
-        return gains / farthest
-    ways = [_style_way(features, reference)]
-    clips = [pictures.clip for pictures in features if pictures.clip is not None]
-    if reference.clip is not None and len(clips) == len(features):
-        ways.append(_clip_way(clips, reference.clip))
-    return torch.stack(ways).mean(dim=0)
-
-
-def _style_way(features: Sequence[PictureFeatures], reference: PictureFeatures) -> Tensor:
-    distances = torch.stack([metrics.style_distance(pictures, reference) for pictures in features])
-    start, end = distances[0].mean(), metrics.left_out_style_distance(reference).mean()
-    return (start - distances) / (start - end).clamp(min=1e-6)
-
-
-def _clip_way(clips: Sequence[Tensor], reference: Tensor) -> Tensor:
-    similarities = torch.stack([metrics.image_similarity(vectors, reference) for vectors in clips])
-    start, end = similarities[0].mean(), metrics.left_out_similarity(reference).mean()
-    return (similarities - start) / (end - start).clamp(min=1e-6)
-
-
 def kept_share(features: Sequence[PictureFeatures], texts: Sequence[str]) -> Tensor:
     """Return the share of the prompt that is kept, 1 at strength 0 and 0 for chance, (strengths, pictures).
 
@@ -254,7 +255,7 @@ def kept_share(features: Sequence[PictureFeatures], texts: Sequence[str]) -> Ten
         features: The pictures of each strength, those of the base first.
         texts: The prompt of each picture.
     """
-    contents = [pictures.content.flatten(1) for pictures in features]
+    contents = [pictures.patches[0].flatten(1) for pictures in features]
     shares = torch.stack([metrics.own_prompt_share(content, contents[0], texts) for content in contents])
     gains = shares - metrics.own_prompt_chance(texts)
     return gains / gains[0].mean().clamp(min=1e-6)

@@ -32,6 +32,7 @@ TEXT_FEATURES = {96: 64, 768: 768, 1024: 1024, 1280: 1280}  # by the width of th
 TEXT_PROJECTION_KEY = "text_projection.weight"
 MAX_LAYERS = 100
 BATCH_SIZE = 16
+PATCH_DEPTH = 2 / 3  # of the layers: after it patches hold more and more of the whole picture
 
 
 class ImageNormalization(NamedTuple):
@@ -73,11 +74,27 @@ class Clip:
         ]
         return torch.cat(batches)
 
+    @torch.no_grad()
+    def encode_patches(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Encode the patches of pictures by the layer after two thirds, where they still tell what is where.
+
+        Returns:
+            (pictures, patches, width) on the CPU, without the token that stands for the whole picture.
+        """
+        batches: list[Tensor] = []
+        for start in range(0, len(pictures), BATCH_SIZE):
+            output = self.vision(**self._inputs(pictures[start : start + BATCH_SIZE]), output_hidden_states=True)
+            layers = cast("tuple[Tensor, ...]", output.hidden_states)  # the first is the input of the first layer
+            batches.append(layers[round((len(layers) - 1) * PATCH_DEPTH)][:, 1:].float().cpu())
+        return torch.cat(batches)
+
     def _encode_batch(self, pictures: Sequence[Image.Image]) -> Tensor:
+        return cast("Tensor", self.vision(**self._inputs(pictures)).image_embeds).cpu()
+
+    def _inputs(self, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
         device = next(self.vision.parameters()).device
         pixels = [square_pixels(picture, self.pixels, self.normalization) for picture in pictures]
-        output = self.vision(pixel_values=torch.stack(pixels).to(device))
-        return cast("Tensor", output.image_embeds).cpu()
+        return {"pixel_values": torch.stack(pixels).to(device)}
 
 
 def square_pixels(picture: Image.Image, pixels: int, normalization: ImageNormalization) -> Tensor:

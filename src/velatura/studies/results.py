@@ -14,7 +14,7 @@ UNTRAINED_KINDS = frozenset({"aesthetic"})  # made at once, the same from every 
 
 # What each figure says, in the order of the table
 FIGURES = {
-    "score": "likeness times prompt kept, at the best strength",
+    "score": "likeness times the root of prompt kept, at the best strength",
     "likeness": "share of the way from the base's pictures to the held-out ones",
     "kept": "share of the prompt that is kept",
     "style_distance": "difference of Gram matrices from the held-out pictures; lower is nearer",
@@ -138,7 +138,7 @@ class StudyResults(BaseModel):
         """Say in a sentence which kind to take, with the figures that are the reason."""
         tied = self.ties()
         best = tied[0]
-        reason = f"{self.describe(best, 'score')} of 1 for likeness times prompt kept"
+        reason = f"{self.describe(best, 'score')} of 1 for likeness times the root of prompt kept"
         strength = self.spread(best, "strength").mean
         if len(tied) == 1 and len(self.kinds) > 1:
             second = self.kinds[1]

@@ -14,6 +14,7 @@ from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.compare.cluster import BaseReference, Cluster, RunJobs, connect
+from velatura.compare.likeness import LIKENESS_MEASURE
 from velatura.compare.picture_features import PictureEncoder
 from velatura.compare.picture_sets import read_picture_set
 from velatura.errors import AlreadyExists, BadFile, BadPlan, UnknownName, gather_warnings, quantity
@@ -106,8 +107,8 @@ def study(
         steps: Steps of each training, at most those of the kind's preset. None: as many as fit into the minutes.
         minutes: Minutes of the whole study, of which every training gets the same.
         purpose: What is learned, "style" or "subject": the presets.
-        clip: The folder of a whole CLIP, used instead of the base's.
-        dino: The folder of a DINO.
+        clip: The folder of a whole CLIP, used instead of the base's; likeness compares its patches too.
+        dino: The folder of a DINO; likeness compares its patches too.
         ray: Address of a Ray cluster on which trials run side by side, "local" for one on this machine; see
             `velatura.compare.cluster.connect`. None: one after another in this process. Seconds of training are those
             of the worker, so compare them only between machines that are alike.
@@ -213,6 +214,7 @@ def _check_same_study(
         "purpose": options.purpose,
         "CLIP": str(clip or ""),
         "DINO": str(dino or ""),
+        "measure of likeness": LIKENESS_MEASURE,
     }
     stored = record_once(setup.folder / SETTINGS_NAME, settings, SETTINGS)
     for name, value in settings.items():

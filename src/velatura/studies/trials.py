@@ -15,7 +15,7 @@ from velatura.base.base import Base
 from velatura.compare import metrics
 from velatura.compare.picture_features import PictureEncoder, PictureFeatures
 from velatura.compare.picture_sets import read_picture_set
-from velatura.compare.tune import STEPS, STRENGTHS, TINY_STEPS, StrengthPainter, tune
+from velatura.compare.tune import STEPS, STRENGTHS, TINY_STEPS, StrengthPainter, tune_with
 from velatura.compare.tune_prompts import TunePrompt, tune_prompts
 from velatura.datasets.templates import NAME_PLACEHOLDER
 from velatura.errors import NoEffect
@@ -224,8 +224,8 @@ def judge(
     words = called_by(setup, kind)
     prompts = tune_prompts(overlay, setup.captions, is_tiny=setup.base.family.name == "tiny", called_by=words)
     try:
-        tuning = tune(
-            setup.base,
+        tuning = tune_with(
+            setup.encoder,
             overlay,
             pictures=setup.references(),
             prompts=[prompt.text for prompt in prompts],

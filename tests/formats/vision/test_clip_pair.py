@@ -127,6 +127,17 @@ def test_a_folder_of_open_clip_does_too(open_clip_folder, model):
     torch.testing.assert_close(pair.clip.text_projection, model.text_projection.weight.detach())
 
 
+def test_patches_are_those_of_the_layer_after_two_thirds(folder, open_clip_folder, model):
+    colours = torch.tensor([[1.0, 0, 0], [0, 0, 128 / 255]])
+    for path, mean, std in ((folder, *open_clip_pair(folder).clip.normalization), (open_clip_folder, [0.5], [0.25])):
+        pixels = ((colours - torch.tensor(mean)) / torch.tensor(std))[:, :, None, None].expand(-1, -1, 32, 32)
+        with torch.no_grad():
+            layers = model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
+        found = open_clip_pair(path).clip.encode_patches(pictures())
+        assert found.shape == (2, 16, 16)  # 32 / 8 squared
+        torch.testing.assert_close(found, layers[1][:, 1:])  # of two layers the first, 2 / 3 of 2 being 1.3
+
+
 def test_the_tiny_base_has_its_own_pair_and_an_unknown_base_none(tiny, xl):
     pair = find_clip_pair(tiny)
     house, near, far = pair.encode_texts(["a red house", "a red house by day", "a blue fish under the sea"])

@@ -6,7 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    ViTConfig,
+    ViTModel,
+)
 
 from velatura.errors import BadFile
 from velatura.formats.vision.dino import open_dino
@@ -26,11 +33,15 @@ def saved(request, tmp_path):
     return tmp_path, model.eval()
 
 
-def their_vector(model):
+def red_pixels():
     # red, by ImageNet's mean and deviation
     colour = (torch.tensor([1.0, 0, 0]) - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    return colour[None, :, None, None].expand(1, 3, 224, 224)
+
+
+def their_vector(model):
     with torch.no_grad():
-        hidden = model(pixel_values=colour[None, :, None, None].expand(1, 3, 224, 224)).last_hidden_state
+        hidden = model(pixel_values=red_pixels()).last_hidden_state
     return F.normalize(hidden[:, 0], dim=-1)
 
 
@@ -38,6 +49,25 @@ def test_a_picture_is_encoded_as_transformers_does(saved):
     folder, model = saved
     found = open_dino(folder).encode_images([Image.new("RGB", (50, 80), "red")])
     torch.testing.assert_close(found, their_vector(model), atol=1e-4, rtol=1e-4)
+
+
+def test_patches_are_the_other_tokens(saved):
+    folder, model = saved
+    with torch.no_grad():
+        hidden = model(pixel_values=red_pixels()).last_hidden_state
+    found = open_dino(folder).encode_patches([Image.new("RGB", (50, 80), "red")] * 2)
+    assert found.shape == (2, 49, 16)  # 224 / 32 squared
+    torch.testing.assert_close(found[1:], hidden[:, 1:], atol=1e-4, rtol=1e-4)
+
+
+def test_registers_are_not_patches(tmp_path):
+    torch.manual_seed(0)
+    model = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**SMALL, mlp_ratio=2, num_register_tokens=4))
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        hidden = model.eval()(pixel_values=red_pixels()).last_hidden_state
+    found = open_dino(tmp_path).encode_patches([Image.new("RGB", (50, 80), "red")])
+    torch.testing.assert_close(found, hidden[:, 5:], atol=1e-4, rtol=1e-4)
 
 
 # what the files of DINO and DINOv2 on the hub call these modules

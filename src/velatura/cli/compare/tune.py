@@ -7,7 +7,7 @@ import typer
 
 import velatura
 from velatura.cli.base import base_option, open_base
-from velatura.cli.compare.measure import MODEL_PANEL, AsJson, Clip
+from velatura.cli.compare.measure import MODEL_PANEL, AsJson, Clip, Dino
 from velatura.cli.screen import progress_bar, say, say_json
 from velatura.cli.train.options import LibraryFolders, bundled_or_given
 from velatura.errors import BadFile, BadStrength
@@ -53,6 +53,7 @@ def tune(
     base: Annotated[str, base_option(MODEL_PANEL)] = "tiny",
     library: LibraryFolders = None,
     clip: Clip = None,
+    dino: Dino = None,
     prompt: Prompts = None,
     strengths: Strengths = None,
     seeds: Seeds = 1,
@@ -83,6 +84,7 @@ def tune(
             seeds=seeds,
             steps=steps,
             clip=clip,
+            dino=dino,
             on_strength=on_strength,
             strengths=painted,
         )

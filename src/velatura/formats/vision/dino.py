@@ -52,16 +52,24 @@ class Dino:
     normalization: ImageNormalization
     name: str
 
-    @torch.no_grad()
     def encode_images(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Encode pictures of any size as vectors of length 1, (pictures, features)."""
-        vectors: list[Tensor] = []
+        return F.normalize(self._encode(pictures, slice(1))[:, 0], dim=-1)
+
+    def encode_patches(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Encode the patches of pictures, (pictures, patches, features), without the tokens that are not patches."""
+        registers = int(getattr(self.model.config, "num_register_tokens", 0))
+        return self._encode(pictures, slice(1 + registers, None))
+
+    @torch.no_grad()
+    def _encode(self, pictures: Sequence[Image.Image], tokens: slice) -> Tensor:
+        """Return some tokens of the last layer, (pictures, tokens, features)."""
+        encoded: list[Tensor] = []
         for start in range(0, len(pictures), BATCH_SIZE):
             batch = pictures[start : start + BATCH_SIZE]
             pixels = torch.stack([square_pixels(picture, self.pixels, self.normalization) for picture in batch])
-            hidden = cast("Tensor", self.model(pixel_values=pixels).last_hidden_state)  # (batch, tokens, width)
-            vectors.append(F.normalize(hidden[:, 0], dim=-1))
-        return torch.cat(vectors)
+            encoded.append(cast("Tensor", self.model(pixel_values=pixels).last_hidden_state)[:, tokens])
+        return torch.cat(encoded)
 
 
 def open_dino(folder: StrPath) -> Dino:
