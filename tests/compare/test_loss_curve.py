@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from velatura.compare.loss_curve import CHART_HEIGHT, CHART_WIDTH, loss_curve, running_mean, ticks
+from velatura.compare.training_report import CHART_HEIGHT, CHART_WIDTH, loss_curve, running_mean, ticks
 
 
 # By hand
