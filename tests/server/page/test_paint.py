@@ -173,7 +173,7 @@ def test_the_page_knows_the_fields_of_a_recipe(open_page):
 
 def test_faces_are_restored_where_the_library_has_the_files(models, state, open_page, client, monkeypatch):
     page = open_page("#paint")
-    page.get_by_text("More settings").wait_for()
+    until(page, "document.querySelectorAll('[data-field=sampler] option').length > 1")  # the choices are there
     assert page.get_by_text("Restore faces").first.is_hidden()
     find_one_face(monkeypatch)
     save_face_models(models, GFPGAN, RETINAFACE)
