@@ -51,7 +51,9 @@ def test_an_unknown_overlay_fails_the_job_with_one_line(client):
     assert job["state"] == "failed"
     assert job["error"]["code"] == "unknown_name"
     assert "nobody" in job["error"]["message"]
-    assert "/" not in job["error"]["message"].replace("--library", "")
+    assert "/" not in job["error"]["message"]
+    assert "--library" not in job["error"]["message"]
+    assert "put it into a folder of the server's library" in job["error"]["message"]
 
 
 def test_warnings_are_the_jobs(client):

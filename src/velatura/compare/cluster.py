@@ -179,7 +179,6 @@ def _no_answer(address: str, reason: str) -> BadSettings:
 
 
 def _initialize(client: Any, address: str) -> None:
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else it warns of every attempt
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "configure_logging": False}
     if address == LOCAL_ADDRESS:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers otherwise

@@ -76,6 +76,7 @@ class Library:
         self.folders = [Path(folder).expanduser() for folder in folders]
         self._catalogue = Catalogue(Index(cache_folder(cache)))
         self._loaded = LoadedOverlays()
+        self._advice = ""  # about names that no file has; the command line's if it is empty
         self._base: tuple[object, Base] | None = None
         for folder in self.folders:
             if not folder.is_dir():
@@ -321,7 +322,7 @@ class Library:
                 if entry.kind in kinds and not entry.error
                 for entry_name in (entry.name, *(() if entry.file.is_snapshot else entry.aliases))
             }
-            raise unknown_name_error(label, name, known, " or ".join(map(str, self.folders)))
+            raise unknown_name_error(label, name, known, " or ".join(map(str, self.folders)), self._advice)
         chosen, *others = found
         rivals = [entry for entry in others if not self._is_same_model(entry, chosen)]
         if rivals:

@@ -93,7 +93,7 @@ def has_hash(entry: LibraryEntry, digits: str) -> bool:
     return entry.hashes is not None and entry.hashes.has(digits)
 
 
-def unknown_name_error(label: str, name: str, known: Collection[str], folders: str) -> UnknownName:
+def unknown_name_error(label: str, name: str, known: Collection[str], folders: str, advice: str = "") -> UnknownName:
     """Return the error for a name that no folder has: similar names, and where else it may be.
 
     Args:
@@ -101,8 +101,9 @@ def unknown_name_error(label: str, name: str, known: Collection[str], folders: s
         name: The name.
         known: Names of that kind in the folders.
         folders: The folders, in words.
+        advice: What else to do, in words that go on a sentence; none: what `suggest_run` advises.
     """
-    advice = suggest_run(name)
+    advice = advice or suggest_run(name)
     if not known:
         return UnknownName(f"no {label} is called {name!r} in {folders}: {advice}")
     error = UnknownName.with_suggestions(label, name, known, folders)

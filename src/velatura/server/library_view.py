@@ -24,6 +24,20 @@ if TYPE_CHECKING:
 FRESH_SECONDS = 10.0
 
 
+class ServerLibrary(Library):
+    """Library of a server, whose errors advise a client, which cannot name another folder.
+
+    Args:
+        folders: The folders to search.
+    """
+
+    def __init__(self, *folders: Path) -> None:
+        super().__init__(*folders)
+        self._advice = (
+            "if its file is elsewhere, put it into a folder of the server's library, or send a job of the kind pull"
+        )
+
+
 class LibraryView:
     """Entries of the library's files, which are searched for at most once in FRESH_SECONDS.
 
@@ -32,7 +46,7 @@ class LibraryView:
     """
 
     def __init__(self, folders: Folders) -> None:
-        self._library = Library(*folders.library)
+        self._library = ServerLibrary(*folders.library)
         self._folders = folders
         self._lock, self._details_lock = Lock(), Lock()
         self._entries: dict[str, LibraryEntry] = {}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from velatura.errors import UnknownName
-from velatura.library import Library
 from velatura.sampling.named_bases import LoadOptions, open_base
 from velatura.server.folders import Folders
+from velatura.server.library_view import ServerLibrary
 from velatura.server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Models:
 
     def __init__(self, settings: ServerSettings, folders: Folders) -> None:
         self._settings = settings
-        self.library = Library(*folders.library)
+        self.library = ServerLibrary(*folders.library)
         self.base_name = settings.base
         self.own_hashes: tuple[str | None, ...] = (None, None, None)
         self._open: tuple[str, Base] | None = None

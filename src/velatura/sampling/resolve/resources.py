@@ -38,8 +38,7 @@ def call_resources(recipe: Recipe, library: Library | None) -> Recipe:
     if missing:
         warn(
             f"Civitai resources without a tag in the prompt are not used: {', '.join(map(_describe, missing))}; the "
-            "picture will be different until you download them and call them, as <lora:file:0.8>, or give the folder "
-            "that has them with --library"
+            "picture will be different until you download them into the library and call them, as <lora:file:0.8>"
         )
     prompts = {"prompt": " ".join([recipe.prompt, *tags])}
     if recipe.hires_prompt:
