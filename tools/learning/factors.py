@@ -105,22 +105,12 @@ class Sheet:
 
 SHEETS = {
     "robot": Sheet(
-        ("a robot on a green meadow", "a robot in the snow at night", "a robot on a city street", "a robot underwater"),
-        tuple(
-            Trial(Arm(parameters), "robot", 100)
-            for parameters in ("K and V", "attention", "convolutions", "all weights")
-        ),
+        ("a robot on a green meadow", "a robot in the snow at night", "a robot on a city street"),
+        tuple(Trial(Arm(parameters), "robot", 100) for parameters in ("attention", "convolutions", "all weights")),
     ),
     "neon": Sheet(
-        (
-            "a red house on the beach",
-            "a blue boat in the snow",
-            "a green fish underwater",
-            "a yellow rocket in outer space",
-        ),
-        tuple(
-            Trial(Arm(parameters), "neon", 100) for parameters in ("hypernetwork", "attention", "convolutions", "LoKr")
-        ),
+        ("a red house on the beach", "a blue boat in the snow", "a green fish underwater"),
+        tuple(Trial(Arm(parameters), "neon", 100) for parameters in ("attention", "convolutions", "LoKr")),
     ),
 }
 

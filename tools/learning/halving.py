@@ -30,13 +30,15 @@ def stages(results: Sequence[dict[str, Any]]) -> Iterator[list[Trial]]:
     yield [Trial(with_prior(arm), "robot", 100) for arm in robot]
     yield [Trial(arm, task, 100) for task in TASKS[2:] for arm in style]
     robot = best_arms(results, "robot", 100, 2)
-    yield [Trial(robot[0], "robot", 300), Trial(style[0], "neon", 300)] if robot and style else []
     for seed in (1, 2):
         yield [
-            *(Trial(arm, "robot", 100, seed) for arm in robot),
+            *(Trial(arm, "robot", 100, seed) for arm in robot[:1]),
             *(Trial(arm, task, 100, seed) for task in TASKS[1:] for arm in style[:1]),
         ]
     yield [Trial(arm, task, 30) for arm in style[:1] for task in TASKS[1:]] + [Trial(arm, "robot", 30) for arm in robot]
+    yield [Trial(robot[0], "robot", 300), Trial(style[0], "neon", 300)] if robot and style else []
+    for seed in (1, 2):
+        yield [Trial(arm, "robot", 100, seed) for arm in robot[1:]]
     yield [Trial(arm, task, 300, seed) for seed in (0, 1, 2) for arm in style[:1] for task in TASKS[1:]]
     yield [Trial(arm, "robot", 300, seed) for seed in (0, 1, 2) for arm in robot]
 
