@@ -123,6 +123,10 @@ class ProcessFailed(VelaturaError):
     """A distributed training in which one process failed or stopped."""
 
 
+class WorkerLost(Exception):
+    """The process of an actor on a cluster ended, or its machine does not answer: its work goes on elsewhere."""
+
+
 class BadSettings(VelaturaError):
     """Settings of the server that are out of range, or that contradict one another."""
 

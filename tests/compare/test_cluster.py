@@ -130,7 +130,7 @@ def test_a_cluster_that_does_not_answer_is_refused_in_a_line(client, monkeypatch
         raise ConnectionError("nobody there\nat all")
 
     client.init = fail
-    with pytest.raises(BadSettings, match=r"at 10\.0\.0\.9:1 \(nobody there\): start one"), connect("10.0.0.9:1"):
+    with pytest.raises(BadSettings, match=r"at 10\.0\.0\.9:1 \(nobody there\); start one"), connect("10.0.0.9:1"):
         pass
 
 

@@ -25,6 +25,7 @@ from velatura.errors import (
     ProcessFailed,
     UnsupportedBase,
     VelaturaError,
+    WorkerLost,
     WrongBase,
     redirect_warnings,
     warn,
@@ -173,7 +174,7 @@ def _check_answers(address: str) -> None:
 
 def _no_answer(address: str, reason: str) -> BadSettings:
     return BadSettings(
-        f"no Ray cluster answers at {address or 'an empty address'} ({reason}): start one with `ray start --head`, set "
+        f"no Ray cluster answers at {address or 'an empty address'} ({reason}); start one with `ray start --head`, set "
         "RAY_AUTH_MODE=token if it asks for its token, or give local"
     )
 
@@ -191,10 +192,6 @@ def _initialize(client: Any, address: str) -> None:
         client.init(**options)
     except (ConnectionError, RuntimeError, ValueError, client.exceptions.RayError) as error:
         raise _no_answer(address, _first_line(error)) from None
-
-
-class WorkerLost(Exception):
-    """The process of an actor ended, or its machine does not answer; the message is the reason in a line."""
 
 
 class ClusterActor:
@@ -231,7 +228,9 @@ class ClusterActor:
         except exceptions.RayTaskError as error:
             if isinstance(error.cause, VelaturaError):
                 raise error.cause from None
-            raise ProcessFailed(f"a worker of the cluster failed ({_last_line(error)})") from error
+            raise ProcessFailed(
+                f"a worker of the cluster failed ({_last_line(error)}): see Ray's log on its machine"
+            ) from error
         except exceptions.RayError as error:
             raise WorkerLost(_first_line(error)) from None
 

@@ -20,8 +20,7 @@ from PIL import Image
 
 import velatura
 from tests.server.conftest import HOST, wait_for
-from velatura.compare.cluster import WorkerLost
-from velatura.errors import BadDataset, BadSettings, WrongBase
+from velatura.errors import BadDataset, BadSettings, WorkerLost, WrongBase
 from velatura.server.app import create_app
 from velatura.server.cluster.actor import JobActor
 from velatura.server.cluster.node import TOKEN_FILE, NodeSetup

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from velatura.compare.cluster import ClusterActor, WorkerLost
-from velatura.errors import BadFile, ignore_warnings
+from velatura.compare.cluster import ClusterActor
+from velatura.errors import BadFile, WorkerLost, ignore_warnings
 from velatura.library import Library
 from velatura.server.cluster.messages import ActorMessage, JobAssignment, JobControl, NodeInfo
 from velatura.server.errors import INTERNAL, ErrorDetail

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from threading import Thread
 
-from velatura.compare.cluster import Cluster, ClusterActor, WorkerLost
-from velatura.errors import ProcessFailed, VelaturaError, WrongBase
+from velatura.compare.cluster import Cluster, ClusterActor
+from velatura.errors import ProcessFailed, VelaturaError, WorkerLost, WrongBase
 from velatura.server.cluster.actor import JobActor
 from velatura.server.cluster.follow import JobFollower
 from velatura.server.cluster.messages import NodeInfo, WorkerInfo
