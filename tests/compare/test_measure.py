@@ -7,6 +7,7 @@ from random import Random
 import pytest
 import torch
 from PIL import Image
+from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
 import velatura
 from tools.drawing.paint import paint
@@ -187,6 +188,23 @@ def test_likeness_tells_a_subject_from_other_things_of_its_colour_in_its_place(t
     assert max(found[name] for name in others) < 0.75 * found["elsewhere"]
     assert 0.25 < found["two of five"] / found["elsewhere"] < 0.55
     assert found["noise"] < 0.1
+
+
+def test_the_patches_of_a_clip_and_a_dino_count_if_their_folders_are_given(tiny, painted, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {**sizes, "image_size": 32, "patch_size": 8}
+    ViTModel(ViTConfig(**vision)).save_pretrained(tmp_path / "dino")
+    CLIPModel(CLIPConfig(text_config=sizes, vision_config=vision)).save_pretrained(tmp_path / "clip")
+    found = []
+    for folders in ({}, {"clip": tmp_path / "clip"}, {"dino": tmp_path / "dino"}):
+        encoder = PictureEncoder.open(tiny, **folders)
+        base, pictures, data = (
+            encoder.features(painted[name][:3]) for name in ("base", "style without the subject", "data")
+        )
+        assert [patches.shape[:2] for patches in data.patches[2:]] == [(3, 16)] * len(folders)  # 32 / 8 squared
+        found.append(float(likeness([base, pictures], data)[1].mean()))
+    assert len({round(value, 4) for value in found}) == 3
 
 
 def test_references_among_each_other_are_the_whole_way(seen):

@@ -3,8 +3,6 @@
 import json
 
 import pytest
-import torch
-from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
 import velatura
 from velatura.cli.app import main
@@ -16,8 +14,6 @@ from velatura.overlays.overlay import Card
 from velatura.tiny_world import words_unknown_to_tiny
 
 BRIEF = {"prompts": ["a red house on the beach", "a blue boat in the snow"], "strengths": [0.5, 1.0], "steps": 3}
-
-SMALL_VIT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 @pytest.fixture
@@ -118,20 +114,6 @@ def test_a_subject_that_all_captions_name_is_painted_in_places(hyper):
     assert {prompt.text for prompt in prompts} > {"a robot on the beach"}
     style = tune_prompts(hyper(), ["a red boat", "a cat at night"], is_tiny=True)
     assert [prompt.text for prompt in style] == list(TINY_PROMPTS)
-
-
-def test_the_patches_of_a_clip_and_a_dino_count_if_their_folders_are_given(tiny, overlay, own_pictures, tmp_path):
-    torch.manual_seed(0)
-    vision = {**SMALL_VIT, "image_size": 32, "patch_size": 8}
-    ViTModel(ViTConfig(**vision)).save_pretrained(tmp_path / "dino")
-    CLIPModel(CLIPConfig(text_config=SMALL_VIT, vision_config=vision)).save_pretrained(tmp_path / "clip")
-    curves = [
-        [point.likeness for point in velatura.tune(tiny, overlay, pictures=own_pictures, **BRIEF, **folders).points]
-        for folders in ({}, {"clip": tmp_path / "clip"}, {"dino": tmp_path / "dino"})
-    ]
-    assert curves[0] != curves[1] != curves[2] != curves[0]
-    for curve in curves:
-        assert curve[0] == pytest.approx(0, abs=1e-5)
 
 
 def test_the_command_writes_beside_the_file_and_prints_the_curve(saved, own_pictures, capsys):
