@@ -291,7 +291,10 @@ def _mean(group: Sequence[Record], name: str) -> float:
 
 
 def _cell(group: Sequence[Record], name: str) -> str:
-    """Return the mean over seeds, with the standard deviation of the score."""
+    """Return the mean over seeds, with the standard deviation of the score; nothing is measured of idle overlays."""
+    group = [record for record in group if name in record]
+    if not group:
+        return ""
     if name in {"training_seconds", "kilobytes"}:
         return f"{_mean(group, name):,.0f}"
     deviation = f" ± {stdev(record[name] for record in group):.2f}" if name == "score" and len(group) > 1 else ""

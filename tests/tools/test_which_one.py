@@ -80,3 +80,13 @@ def test_figures_that_never_differ_order_nothing():
     assert which_one.rank_correlation(records, "score", "learned") == 0
     tied = [{"score": 1, "learned": 1}, {"score": 1, "learned": 1}, {"score": 2, "learned": 2}]
     assert which_one.rank_correlation(tied, "score", "learned") == pytest.approx(1)
+
+
+def test_an_overlay_without_effect_has_empty_cells():
+    figures = dict.fromkeys(set(which_one.COLUMNS.values()) - {"base_change"}, 0.0)
+    line = which_one.table(
+        [{"kind": "aesthetic", "task": "neon", "count": 12, "seed": 0, **figures}], "neon"
+    ).splitlines()[2]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[3 + list(which_one.COLUMNS.values()).index("base_change")] == ""
+    assert cells[3] == "0.00"
