@@ -190,6 +190,23 @@ class TestWithRay:
         assert all(first[name].equal(second[name]) for name in first)
 
     @pytest.mark.usefixtures("ray")
+    def test_a_killed_worker_changes_no_figure_of_a_study(self, tiny, tmp_path):
+        options = {"kinds": ["hypernet"], "seeds": 1, "steps": 8}
+        killed: list[int] = []
+        killer = threading.Thread(target=kill_a_training, args=(tmp_path / "study", killed), daemon=True)
+        killer.start()
+        results = velatura.study(tiny, velatura.tiny_pictures("neon"), out=tmp_path / "study", ray="local", **options)
+        killer.join(timeout=10)
+        assert killed, "no worker was killed, so nothing is shown"
+        alone = velatura.study(tiny, velatura.tiny_pictures("neon"), out=tmp_path / "alone", **options)
+        [trial], [expected] = results.trials, alone.trials
+        assert trial.curve == expected.curve
+        timed = {"training_seconds", "picture_seconds"}
+        assert {name: value for name, value in trial.figures.items() if name not in timed} == {
+            name: value for name, value in expected.figures.items() if name not in timed
+        }
+
+    @pytest.mark.usefixtures("ray")
     def test_a_grid_is_the_same_as_in_one_process(self, tiny, hyper, tmp_path):
         overlay, reports = hyper(name="ink"), []
         velatura.save(overlay, tmp_path / "ink.safetensors")
