@@ -8,7 +8,7 @@ from tools.learning.deltas import RanksByNoise, SingularValueShifts
 from tools.learning.factors import PARAMETERS, TIMESTEPS, Arm, Trial, trial_of
 from tools.learning.halving import SCREEN, next_trial, stages, with_prior
 from tools.learning.tables import correlation_table, fill_tables, rank_correlation, task_table
-from tools.learning.trial import style_shares, subject_shares
+from tools.learning.trial import style_folder, style_shares, subject_shares
 from tools.tiny_base.data import LABELS, unseen_scene
 from velatura.training.plan import Plan
 
@@ -117,3 +117,14 @@ def test_shifted_singular_values_change_a_weight_and_never_become_negative(layer
     values = torch.linalg.svdvals((layer.weight + delta.weight_delta(layer.weight)).detach())
     before = torch.linalg.svdvals(layer.weight.detach())
     torch.testing.assert_close(values, torch.cat([before[:1] + 1, before[1:-1], torch.zeros(1)]), atol=1e-5, rtol=0)
+
+
+def test_a_stop_while_drawing_leaves_no_half_folder(tmp_path, monkeypatch):
+    def stop(_scene):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tools.learning.trial.paint", stop)
+        with pytest.raises(KeyboardInterrupt):
+            style_folder("oil", tmp_path)
+    assert len(list(style_folder("oil", tmp_path).glob("*.png"))) == 16

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -115,8 +117,9 @@ def task_folder(base: velatura.Base, trial: Trial, work: Path) -> Path:
         return folder
     prior_folder = work / "pictures" / f"{trial.task}-prior"
     if not prior_folder.exists():
-        shutil.copytree(folder, prior_folder)
-        _paint_class_pictures(base, prior_folder / "reg")
+        with _new_folder(prior_folder) as new:
+            shutil.copytree(folder, new, dirs_exist_ok=True)
+            _paint_class_pictures(base, new / "reg")
     return prior_folder
 
 
@@ -131,10 +134,20 @@ def style_folder(task: str, work: Path) -> Path:
 
 
 def _draw_style(style: str, seed: int, folder: Path) -> None:
-    folder.mkdir(parents=True)
-    for i, scene in enumerate(style_scenes(style, seed)):
-        paint(scene).save(folder / f"{i:02}.png")
-        (folder / f"{i:02}.txt").write_text(caption(scene, Random(scene.seed), style_word="") + "\n")
+    with _new_folder(folder) as new:
+        for i, scene in enumerate(style_scenes(style, seed)):
+            paint(scene).save(new / f"{i:02}.png")
+            (new / f"{i:02}.txt").write_text(caption(scene, Random(scene.seed), style_word="") + "\n")
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Generator[Path]:
+    """Yield a folder that gets its name when it is complete, so that a stop leaves none half written."""
+    new = folder.with_name(folder.name + "-incomplete")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    yield new
+    new.rename(folder)
 
 
 def _paint_class_pictures(base: velatura.Base, folder: Path) -> None:
