@@ -33,21 +33,28 @@ def paint(client: httpx2.Client, seed: int, **fields: int) -> None:
 
 
 def measure_overhead(client: httpx2.Client, rounds: int) -> dict[str, float]:
-    """Return the median seconds of a picture by the server and by `velatura.generate`, painted in turns."""
+    """Return the median seconds of a picture by the server and by `velatura.generate`, painted in turns.
+
+    Seconds of the processor, of the whole process, do not depend on what else the machine does.
+    """
     base = velatura.tiny()
     recipe = velatura.Recipe(sampler="Euler", guidance=7.0, **RECIPE)
-    server_seconds: list[float] = []
-    library_seconds: list[float] = []
+    seconds: dict[str, list[float]] = {"server": [], "generate": [], "server CPU": [], "generate CPU": []}
     for seed in range(rounds + 1):
-        start = time.perf_counter()
+        starts = time.perf_counter(), time.process_time()
         paint(client, seed)
-        between = time.perf_counter()
+        middles = time.perf_counter(), time.process_time()
         velatura.generate(base, recipe, seed=seed)
+        ends = time.perf_counter(), time.process_time()
         if seed:  # the first round warms both up
-            server_seconds.append(between - start)
-            library_seconds.append(time.perf_counter() - between)
-    server, library = statistics.median(server_seconds), statistics.median(library_seconds)
-    return {"server seconds": server, "generate seconds": library, "overhead percent": 100 * (server / library - 1)}
+            for clock, suffix in enumerate(("", " CPU")):
+                seconds[f"server{suffix}"].append(middles[clock] - starts[clock])
+                seconds[f"generate{suffix}"].append(ends[clock] - middles[clock])
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {f"{name} seconds": median for name, median in medians.items()} | {
+        "overhead percent": 100 * (medians["server"] / medians["generate"] - 1),
+        "overhead percent of the processor": 100 * (medians["server CPU"] / medians["generate CPU"] - 1),
+    }
 
 
 def requests_per_second(address: str, clients: int, seconds: float, ask: Callable[[httpx2.Client], object]) -> float:
