@@ -128,3 +128,10 @@ def test_a_stop_while_drawing_leaves_no_half_folder(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             style_folder("oil", tmp_path)
     assert len(list(style_folder("oil", tmp_path).glob("*.png"))) == 16
+
+
+# The tiny base's own default is all layers
+def test_ways_to_train_change_the_layers_that_their_names_say(tiny):
+    layers = {name: set(PARAMETERS[name].make(tiny, 0).layers) for name in ("K and V", "attention", "transformer")}
+    every_layer = set(PARAMETERS["convolutions"].make(tiny, 0).layers)
+    assert layers["K and V"] < layers["attention"] < layers["transformer"] < every_layer

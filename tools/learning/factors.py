@@ -39,12 +39,12 @@ def _difference(base: velatura.Base, _seed: int) -> Overlay:
 
 def _pivotal(base: velatura.Base, seed: int) -> Overlay:
     word = velatura.Embedding.for_base(base, vectors=2, initial="*", name="trial")
-    return PivotalLora.from_lora(velatura.Lora.for_base(base, name="trial", seed=seed), word)
+    return PivotalLora.from_lora(velatura.Lora.for_base(base, targets="attention", name="trial", seed=seed), word)
 
 
 PARAMETERS = {
     "hypernetwork": Parameters("hypernet", 3e-3, _hypernetwork),
-    "attention": Parameters("lora", 2e-3, _lora()),
+    "attention": Parameters("lora", 2e-3, _lora(targets="attention")),
     "convolutions": Parameters("lora", 2e-3, _lora(targets="conv")),
     "all weights": Parameters("dreambooth", 6e-4, _difference),
     "transformer": Parameters("lora", 2e-3, _lora(targets="transformer")),
