@@ -25,6 +25,14 @@ from velatura.formats.vocabulary import clip_tokenizer
 from velatura.training.run import end_sheet, end_tune
 
 
+@pytest.fixture(scope="session")
+def playwright_engine() -> Iterator[Any]:
+    """What starts browsers, one for all tests of a process: a second one cannot run beside it."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright, of the extra `dev`, drives pages")
+    with api.sync_playwright() as engine:
+        yield engine
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what libraries know of files away from the cache of whoever runs the tests."""

@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 import velatura
 from velatura.compare.grid_page import grid_page
@@ -14,15 +13,13 @@ CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture
-def page(tmp_path):
+def page(playwright_engine):
     """A browser's page that notes what it asks the network for, and its errors."""
     if CHROMIUM is None:
         pytest.skip("there is no chromium to look at pages with: apt-get install chromium")
-    with sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 1100, "height": 800})
-        yield opened
-        browser.close()
+    browser = playwright_engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    yield browser.new_page(viewport={"width": 1100, "height": 800})
+    browser.close()
 
 
 def test_the_report_shows_all_it_has_and_fetches_nothing(page, tmp_path):

@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 import velatura
 from velatura.datasets.review import CaptionEditor
@@ -149,13 +149,12 @@ def test_a_port_in_use_is_refused(folder):
 
 
 @pytest.fixture
-def page():
+def page(playwright_engine):
     if CHROMIUM is None:
         pytest.skip("there is no chromium to look at pages with: apt-get install chromium")
-    with sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser.new_page(viewport={"width": 1200, "height": 850})
-        browser.close()
+    browser = playwright_engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    yield browser.new_page(viewport={"width": 1200, "height": 850})
+    browser.close()
 
 
 def test_captions_are_changed_on_the_page_and_saved_as_they_are(page, tmp_path):

@@ -74,17 +74,15 @@ def address(client: TestClient) -> Iterator[str]:
 
 
 @pytest.fixture(scope="package")
-def browser(address: str) -> Iterator[Any]:
+def browser(address: str, playwright_engine: Any) -> Iterator[Any]:
     """A browser without a window."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright, of the extra `dev`, drives the page")
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.skip("no browser is here: install chromium to test the page")
     arguments = ["--no-sandbox"] if hasattr(os, "getuid") and os.getuid() == 0 else []
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=arguments)
-        yield browser
-        browser.close()
+    browser = playwright_engine.chromium.launch(executable_path=path, args=arguments)
+    yield browser
+    browser.close()
 
 
 @pytest.fixture
