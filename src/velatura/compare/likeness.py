@@ -14,7 +14,7 @@ from velatura.compare.picture_features import PictureFeatures
 
 LIKENESS_MEASURE = "textures and patches"  # a study records it: figures of different measures cannot be compared
 PATCH_SIDE = 3  # in places of a map: with their neighbours, places tell a subject from another thing of its colour
-STRIDE = 2  # of the reference patches that are looked for
+PATCH_STEP = 2  # of the reference patches that are looked for
 # Shorter ways are measured as if they were so long, so that noise is not divided by nearly 0: of the whole way, and of
 # the base's style distance
 MIN_WAY, MIN_STYLE_WAY = 0.1, 0.05
@@ -90,7 +90,7 @@ def patch_way(pictures: Sequence[Tensor], references: Tensor) -> Way:
     known = torch.cat([pictures[0].reshape(-1, channels), references.reshape(-1, channels)])
     mean, deviation = known.mean(dim=0), known.std(dim=0).clamp(min=EPSILON)
     standardised = [(patches - mean) / deviation for patches in (references, *pictures)]  # no channel outweighs others
-    wanted = _neighbourhoods(standardised[0], STRIDE)
+    wanted = _neighbourhoods(standardised[0], PATCH_STEP)
     among_references, *found = (_best_cosines(wanted, patches) for patches in standardised)
     count = len(references)
     is_other = torch.arange(count)[:, None] != torch.arange(count).repeat_interleave(wanted.shape[1])
@@ -112,9 +112,9 @@ def _best_cosines(wanted: Tensor, patches: Tensor) -> Tensor:
     return torch.stack([(flat @ _neighbourhoods(picture[None])[0].T).amax(dim=1) for picture in patches])
 
 
-def _neighbourhoods(patches: Tensor, stride: int = 1) -> Tensor:
+def _neighbourhoods(patches: Tensor, step: int = 1) -> Tensor:
     """Return the features of places with those of their neighbours, of length 1, (pictures, places, features)."""
     side = round(patches.shape[1] ** 0.5)
     maps = patches.transpose(1, 2).reshape(len(patches), -1, side, side)
     padded = F.pad(maps, [PATCH_SIDE // 2] * 4, mode="replicate")
-    return F.normalize(F.unfold(padded, PATCH_SIDE, stride=stride).transpose(1, 2), dim=-1)
+    return F.normalize(F.unfold(padded, PATCH_SIDE, stride=step).transpose(1, 2), dim=-1)

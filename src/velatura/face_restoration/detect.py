@@ -14,7 +14,7 @@ from velatura.face_restoration.read_files import RetinaFaceDetector
 from velatura.face_restoration.retinaface import RawDetections
 
 # Settings with which RetinaFace was trained
-STRIDES = (8, 16, 32)  # of its grids, in pixels
+CELL_SIDES = (8, 16, 32)  # of the cells of its grids, in pixels
 ANCHOR_SIDES = ((16, 32), (64, 128), (256, 512))  # of the two anchors of each cell of a grid, in pixels
 CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2  # the unit of offsets in sides of an anchor, and of logarithms of sizes
 MEAN_COLOUR = (104.0, 117.0, 123.0)  # blue, green, red
@@ -102,13 +102,13 @@ def anchor_boxes(size: tuple[int, int]) -> Tensor:
         size: Width and height of the pixels that the network reads.
     """
     grids: list[Tensor] = []
-    for stride, sides in zip(STRIDES, ANCHOR_SIDES, strict=True):
-        columns, rows = (-(-length // stride) for length in size)
+    for cell_side, sides in zip(CELL_SIDES, ANCHOR_SIDES, strict=True):
+        columns, rows = (-(-length // cell_side) for length in size)
         y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        centres = (torch.stack([x, y], -1) + 0.5) * stride  # (rows, columns, 2)
-        for_each_side = centres[:, :, None].expand(-1, -1, len(sides), -1)
+        centres = (torch.stack([x, y], -1) + 0.5) * cell_side  # (rows, columns, 2)
+        repeated_centres = centres[:, :, None].expand(-1, -1, len(sides), -1)
         squares = torch.tensor(sides, dtype=torch.float32)[:, None].expand(rows, columns, -1, 2)
-        grids.append(torch.cat([for_each_side, squares], -1).flatten(0, 2))
+        grids.append(torch.cat([repeated_centres, squares], -1).flatten(0, 2))
     return torch.cat(grids)
 
 
