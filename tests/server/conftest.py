@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
 import velatura
@@ -21,6 +24,25 @@ HOST = "127.0.0.1:7860"
 def open_client(settings: ServerSettings) -> TestClient:
     """Return a client of a new application; it starts in a `with` block."""
     return TestClient(create_app(settings), base_url=f"http://{HOST}", raise_server_exceptions=False)
+
+
+@contextmanager
+def socket_server(app: Any, **options: Any) -> Generator[int]:
+    """Serve an application over a socket, in a thread, and yield its port.
+
+    Args:
+        app: The application.
+        options: Of uvicorn's Config.
+    """
+    server = uvicorn.Server(uvicorn.Config(app, **{"port": 0, "log_config": None, "ws": "none", **options}))
+    thread = Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.02)
+        assert thread.is_alive()
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join(120)
 
 
 @pytest.fixture(scope="session")

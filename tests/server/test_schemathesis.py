@@ -6,14 +6,12 @@ import os
 import re
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 
+from tests.server.conftest import socket_server
 from velatura.server.app import create_app
 from velatura.server.settings import ServerSettings
 
@@ -43,16 +41,8 @@ def address(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[
     """The address of a server that takes only small pictures and a short queue."""
     out = tmp_path_factory.mktemp("fuzzed")
     settings = ServerSettings.of(library=(models,), out=out, max_picture_pixels=64 * 64, max_queued_jobs=10)
-    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_level="warning", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    [socket] = server.servers[0].sockets
-    yield f"http://127.0.0.1:{socket.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(120)
+    with socket_server(create_app(settings)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_every_answer_is_as_the_openapi_document_says_and_none_is_a_server_error(schemathesis, address, tmp_path):

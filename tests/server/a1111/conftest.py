@@ -8,8 +8,6 @@ import json
 import re
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -18,10 +16,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from tests.server.conftest import socket_server
 from velatura.server.a1111.settings import OPTION_PREFIX
 from velatura.server.state import ServerState
 
@@ -98,16 +96,8 @@ def a1111(client: TestClient, state: ServerState) -> Iterator[A1111Client]:
 @pytest.fixture(scope="session")
 def port(client: TestClient) -> Iterator[int]:
     """Port at which the running server answers programs that need a socket."""
-    config = uvicorn.Config(client.app, host="127.0.0.1", port=0, lifespan="off", log_level="warning", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    [socket] = server.servers[0].sockets
-    yield socket.getsockname()[1]
-    server.should_exit = True
-    thread.join(10)
+    with socket_server(client.app, lifespan="off") as number:
+        yield number
 
 
 def page_text() -> str:

@@ -7,13 +7,12 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Thread
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
+from tests.server.conftest import socket_server
 from velatura.server.app import create_app
 from velatura.server.settings import ServerSettings
 
@@ -36,17 +35,9 @@ def until(page: Any, expression: str, argument: object = None) -> None:
 def serve(settings: ServerSettings, port: int) -> Iterator[None]:
     """Serve at a port, and at the end close all connections at once."""
     app = create_app(settings)
-    config = uvicorn.Config(app, port=port, log_config=None, ws="none", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        thread.join(0.02)
-        assert thread.is_alive()
-    yield
-    app.state.velatura.begin_stop()
-    server.should_exit = True
-    thread.join()
+    with socket_server(app, port=port, timeout_graceful_shutdown=1):
+        yield
+        app.state.velatura.begin_stop()
     app.state.velatura.stop()  # in the thread that began: the lock of the output folder is its own
 
 
@@ -61,16 +52,8 @@ def port() -> int:
 @pytest.fixture(scope="package")
 def address(client: TestClient) -> Iterator[str]:
     """The address at which the running application answers."""
-    config = uvicorn.Config(client.app, port=0, lifespan="off", log_config=None, ws="none", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    thread = Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        thread.join(0.02)
-        assert thread.is_alive()
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+    with socket_server(client.app, lifespan="off", timeout_graceful_shutdown=2) as number:
+        yield f"http://127.0.0.1:{number}/"
 
 
 @pytest.fixture(scope="package")
