@@ -1,11 +1,10 @@
 """python -m tools.learned_start ACTION: meta-learn weights from which styles are learned in few steps.
 
-    learn    Reptile (Nichol et al. 2018) over random styles, from the last snapshot until the time is up
-    measure  train styles that nothing saw for 30 steps, with the start and without, and let the small judge look;
-             trials that are done already are not repeated
-    table    print what was measured
+learn    Reptile (Nichol et al. 2018) over random styles, from the last snapshot until the time is up
+measure  train styles that nothing saw for 30 steps, with the start and without, and let the classifier look;
+         trials that are done already are not repeated
+table    print what was measured
 
-`python -m tools.tiny_base small-judge --work WORK` trains the small judge first. It lies in the same work folder.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from tools.learning.factors import PARAMETERS
 from tools.learning.trial import judge_overlay, style_folder, train_with_plan
 from tools.random_styles import RandomStyle, random_style
 from tools.tiny_base.data import training_scene
-from tools.tiny_base.judge import trained_judge
+from tools.tiny_base.judge import open_judge
 from velatura.base.conditioning import Conditioning
 from velatura.overlays.overlay import Overlay
 from velatura.training.loss import LossWeighting, denoising_errors
@@ -104,7 +103,7 @@ def _inner_loss(base: velatura.Base, latents: Tensor, captions: Tensor, generato
 
 def measure(kind: str, work: Path, results: Path) -> None:
     """Train every style by the same short plan with the start and without, and keep what the judge sees."""
-    base, judge = velatura.tiny(), trained_judge(work, small=True)
+    base, judge = velatura.tiny(), open_judge()
     plan = velatura.Plan(
         steps=STEPS,
         learning_rate=PARAMETERS[kind].rate,

@@ -5,8 +5,8 @@ already is not trained again. Then every prompt is painted at strengths from 0 t
 docs/images/kinds-NAME.webp, and a line of a table is printed. `--only NAME` makes one of them, `--table` prints the
 table of all that are in WORK. `--seeds 3` repeats each with as many seeds; those of the first are painted. Seconds are
 the processor's, not the clock's; memory is what training takes beyond the open base, in a process of its own (`--only`)
-alone a true figure. `--judge WORK` also prints what the small judge of tools/tiny_base, trained in that folder, sees in
-100 pictures at strength 1; what it saw is kept in tools/kinds.json, and docs/overlays.md gets the table of it.
+alone a true figure. `--judge` also prints what the classifier of tools/tiny_base sees in 100 pictures at strength 1;
+what it saw is kept in tools/kinds.json, and docs/overlays.md gets the table of it.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from PIL import Image
 
 import velatura
 from tools.learning.trial import judge_overlay
-from tools.tiny_base.judge import trained_judge
+from tools.tiny_base.judge import open_judge
 from velatura.cli.app import main as velatura_main
 from velatura.sampling.image_grid import draw_grid
 
@@ -173,14 +173,13 @@ def draw(kind_run: KindRun, work: Path, images: Path) -> None:
     sheet.save(images / f"kinds-{kind_run.name}.webp", quality=70)
 
 
-def judge(kind_run: KindRun, work: Path, judge_folder: Path, count: int = 100) -> dict[str, float]:
+def judge(kind_run: KindRun, work: Path, count: int = 100) -> dict[str, float]:
     """Return what the judge sees in pictures at strength 1, once and for all: shares by their names."""
     file = work / f"{kind_run.run_name}-judged.json"
     if not file.exists():
         base, overlay = velatura.tiny(), velatura.open_overlay(kind_run.file(work))
         call = f"{kind_run.overlay_name}, " if kind_run.is_of_subject or kind_run.kind == "embedding" else ""
-        small_judge = trained_judge(judge_folder, small=True)
-        shares = judge_overlay(base, small_judge, overlay, kind_run.pictures, call=call, count=count)
+        shares = judge_overlay(base, open_judge(), overlay, kind_run.pictures, call=call, count=count)
         file.write_text(json.dumps(shares))
     return cast("dict[str, float]", json.loads(file.read_text()))
 
@@ -240,7 +239,7 @@ def main() -> None:
     parser.add_argument("--only", choices=[run.name for run in KIND_RUNS], help="the name of one run")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds each is trained with")
     parser.add_argument("--table", action="store_true", help="train and paint nothing")
-    parser.add_argument("--judge", type=Path, help="work folder of the small judge")
+    parser.add_argument("--judge", action="store_true", help="let the classifier look at 100 pictures of each")
     parser.add_argument("--images", type=Path, default=IMAGES)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -262,7 +261,7 @@ def report(kind_run: KindRun, options: argparse.Namespace) -> None:
         draw(kind_run, options.work, options.images)
     print(table_row(kind_run, figures), flush=True)
     if options.judge:
-        shares = judge(kind_run, options.work, options.judge)
+        shares = judge(kind_run, options.work)
         print(f"{kind_run.run_name} at strength 1: {shares}", flush=True)
         keep_shares(kind_run, shares)
         PAGE.write_text(fill_table(PAGE.read_text("utf-8"), read_shares()), "utf-8")

@@ -1,11 +1,11 @@
-"""python -m tools.tune_accuracy WORK --judge JUDGE: is the strength of `velatura.tune` what a classifier calls best?
+"""python -m tools.tune_accuracy WORK: is the strength of `velatura.tune` what a classifier calls best?
 
 Ten overlays of bundled styles are trained, weak ones and strong ones, each painted at strengths from 0 to 1.6 with
-prompts that tune does not use. The classifier (`python -m tools.tiny_base --work JUDGE small-judge`) gives the
-probability that each picture is in the style, and that it shows the subject of its prompt; the product of their means
-is highest at the best strength. Where the score is flat a strength far from the best one serves as well: the table says
-also which share of the classifier's best score the strength of tune reaches. What is in WORK already is not made again,
-so that the tool can be stopped at any time. The table is printed.
+prompts that tune does not use. The classifier (tools/tiny_base/judge.py) gives the probability that each picture is in
+the style, and that it shows the subject of its prompt; the product of their means is highest at the best strength.
+Where the score is flat a strength far from the best one serves as well: the table says also which share of the
+classifier's best score the strength of tune reaches. What is in WORK already is not made again, so that the tool can be
+stopped at any time. The table is printed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor
 import velatura
 from tools.drawing.scene import caption
 from tools.tiny_base.data import LABELS, unseen_scene
-from tools.tiny_base.judge import Judge, picture_bytes, trained_judge
+from tools.tiny_base.judge import Judge, open_judge, picture_bytes
 from tools.tiny_base.vae import to_unit
 from velatura.compare.strength_trade import BestStrength, best_strength
 from velatura.compare.tune import Tuning
@@ -181,12 +181,11 @@ def table_row(finding: Finding) -> str:
 def main(words: Sequence[str] | None = None, open_base: Callable[[], velatura.Base] = velatura.tiny) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--judge", type=Path, required=True, help="work folder of the small judge")
     parser.add_argument("--only", help="the name of one overlay")
     options = parser.parse_args(words)
     work = cast("Path", options.work)
     work.mkdir(parents=True, exist_ok=True)
-    base, judge = open_base(), trained_judge(cast("Path", options.judge), small=True)
+    base, judge = open_base(), open_judge()
     print("| overlay | classifier | tune | within 0.15 | share of the best score |\n|---|---|---|---|---|")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VelaturaWarning)

@@ -5,8 +5,8 @@
     table    print the tables, and write them into docs/which-one.md
 
 Every kind is trained with its preset for STEPS steps and judged as `velatura compare` does; a classifier besides looks
-at pictures at the best strength (`python -m tools.tiny_base small-judge --work WORK` trains it first). Results are one
-JSON line for each trial, in tools/which_one.jsonl.
+at pictures at the best strength (tools/tiny_base/judge.py). Results are one JSON line for each trial, in
+tools/which_one.jsonl.
 """
 
 from __future__ import annotations
@@ -104,11 +104,11 @@ def run(work: Path, results: Path, minutes: float) -> None:
     import torch
 
     import velatura
-    from tools.tiny_base.judge import trained_judge
+    from tools.tiny_base.judge import open_judge
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    base, judge, started = velatura.tiny(), trained_judge(work, small=True), time.monotonic()
+    base, judge, started = velatura.tiny(), open_judge(), time.monotonic()
     done = {trial_of(record) for record in read_records(results)}
     for trial in trials():
         if trial in done:
@@ -168,10 +168,10 @@ def judge_mixes(work: Path) -> dict[str, list[Record]]:
     import velatura
     from tools.learning.trial import FIRST_PROMPT_SEED, look_at_prompts, prompts_of, style_shares, subject_shares
     from tools.tiny_base.data import unseen_scene
-    from tools.tiny_base.judge import trained_judge
+    from tools.tiny_base.judge import open_judge
 
     warnings.simplefilter("ignore")
-    base, judge = velatura.tiny(), trained_judge(work, small=True)
+    base, judge = velatura.tiny(), open_judge()
     scenes = [unseen_scene(FIRST_PROMPT_SEED + i) for i in range(MIX_PROMPTS)]
     robots = [replace(scene, subject="robot", colour="red", count=1, size=0.34) for scene in scenes]
 

@@ -8,7 +8,7 @@ from tools.learning.deltas import RanksByNoise, SingularValueShifts
 from tools.learning.factors import PARAMETERS, TIMESTEPS, Arm, Trial, trial_of
 from tools.learning.halving import SCREEN, next_trial, stages, with_prior
 from tools.learning.tables import correlation_table, fill_tables, rank_correlation, task_table
-from tools.learning.trial import style_folder, style_shares, subject_shares
+from tools.learning.trial import new_overlay, style_folder, style_shares, subject_shares, trained_overlay
 from tools.tiny_base.data import LABELS, unseen_scene
 from velatura.training.plan import Plan
 
@@ -88,6 +88,24 @@ def test_shares_are_counted_from_what_the_judge_sees():
     shares = style_shares(seen, scenes, "neon")
     assert (shares["learned"], shares["subject"], shares["score"], shares["place"]) == (0.75, 0.75, 0.5, 1.0)
     assert subject_shares(seen, scenes)["score"] == 0.75
+
+
+# A file of a LoRA would lose which ranks act when; so weights are kept as they are
+@pytest.mark.parametrize("parameters", ["hypernetwork", "ranks by noise", "singular values"])
+def test_what_was_trained_is_opened_again_and_not_trained_again(parameters, tiny, tmp_path, monkeypatch):
+    trial = Trial(Arm(parameters), "neon", 1)
+    monkeypatch.setattr("tools.learning.trial.BATCH_SIZE", 1)
+    first = trained_overlay(tiny, trial, tmp_path)
+    monkeypatch.setattr("tools.learning.trial.train", None)
+    again = trained_overlay(tiny, trial, tmp_path)
+    assert type(again) is type(first)
+    torch.testing.assert_close(again.state_dict(), first.state_dict(), rtol=0, atol=0)
+    assert any(
+        (weight != other).any()
+        for weight, other in zip(
+            first.state_dict().values(), new_overlay(tiny, trial).state_dict().values(), strict=True
+        )
+    )
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,10 @@ import pytest
 import torch
 
 import velatura
+from tools.drawing.paint import paint
 from tools.tiny_base.architecture import SCHEDULER, make_unet, make_vae
+from tools.tiny_base.data import any_scene, labels_of
+from tools.tiny_base.judge import COLOURLESS, open_judge, picture_bytes, verdicts
 from velatura.datasets.folder import read_folder, read_picture
 from velatura.tiny import DATA_FOLDER
 
@@ -46,6 +49,15 @@ def test_bundled_pictures_have_captions_that_do_not_name_them_as_a_style(name, c
     captions = [path.read_text() for path in sorted(folder.glob("*.txt"))]
     assert len(captions) == len(list(folder.glob("*.png"))) == count
     assert all((name in text) == (name == "robot") for text in captions)
+
+
+def test_the_classifier_names_what_drawings_show_that_it_never_saw():
+    scenes = [any_scene(45_000_000 + i) for i in range(120)]
+    seen = verdicts(open_judge(), torch.stack([picture_bytes(paint(scene)) for scene in scenes]))
+    right = seen == torch.tensor([labels_of(scene) for scene in scenes])
+    has_colour = ~torch.isin(seen[:, 3], torch.tensor(COLOURLESS))
+    assert right[:, [0, 2, 3]].float().mean(0).min() > 0.95
+    assert right[has_colour, 1].float().mean() > 0.95
 
 
 def pixels_of(image):

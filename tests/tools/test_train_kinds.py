@@ -4,11 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from tools import train_kinds
-from tools.tiny_base.judge import SMALL_WIDTHS, Judge
 from velatura.training.plan import Plan
 
 
@@ -49,13 +47,11 @@ def test_a_lesson_is_trained_once_painted_and_told(tmp_path, monkeypatch, capsys
 @pytest.mark.usefixtures("brief")
 def test_what_the_judge_sees_is_kept(tmp_path):
     (lesson,) = train_kinds.KIND_RUNS
-    torch.manual_seed(0)
-    torch.save({"ema": Judge(SMALL_WIDTHS).state_dict()}, tmp_path / "small-judge.pt")
     train_kinds.train(lesson, tmp_path)
-    told = train_kinds.judge(lesson, tmp_path, tmp_path, count=1)
+    told = train_kinds.judge(lesson, tmp_path, count=1)
     assert list(told) == ["learned", "subject", "place", "colour", "score"]
-    (tmp_path / "small-judge.pt").unlink()
-    assert train_kinds.judge(lesson, tmp_path, tmp_path) == told
+    lesson.file(tmp_path).unlink()
+    assert train_kinds.judge(lesson, tmp_path) == told
 
 
 def test_an_aesthetic_is_looked_at_and_has_no_losses(tmp_path):

@@ -36,7 +36,7 @@ def test_finished_trials_are_not_done_again(tmp_path, monkeypatch):
         return {**trial._asdict(), "score": 0.5, "learned": 0.5}
 
     monkeypatch.setattr(which_one, "run_one", run_one)
-    monkeypatch.setattr("tools.tiny_base.judge.trained_judge", lambda *_, **__: None)
+    monkeypatch.setattr("tools.tiny_base.judge.open_judge", lambda *_, **__: None)
     which_one.run(tmp_path, results, minutes=60)
     assert tried == list(which_one.trials())
     lines = results.read_text().splitlines()

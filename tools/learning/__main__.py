@@ -5,8 +5,8 @@
     sheets   paint prompts with some ways to train into docs/images/subjects-TASK.webp
     judge    print what the judge sees in pictures with an overlay (--file) at several strengths
 
-`python -m tools.tiny_base small-judge --work WORK` trains the classifier first. Results are one JSON line for each
-trial, in tools/learning/results.jsonl.
+Results are one JSON line for each trial, in tools/learning/results.jsonl. What is trained is kept in the work folder:
+without its line a trial is judged again, and not trained again.
 """
 
 import argparse
@@ -35,13 +35,13 @@ def run(work: Path, results: Path, minutes: float) -> None:
     import torch
 
     import velatura
-    from tools.tiny_base.judge import trained_judge
+    from tools.tiny_base.judge import open_judge
 
     from .trial import run_trial
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    base, judge, started = velatura.tiny(), trained_judge(work, small=True), time.monotonic()
+    base, judge, started = velatura.tiny(), open_judge(), time.monotonic()
     while (time.monotonic() - started) < 60 * minutes and (trial := next_trial(read_results(results))):
         record = run_trial(base, judge, trial, work)
         with results.open("a") as file:
@@ -64,11 +64,11 @@ def paint_sheets(work: Path) -> None:
 def judge_file(file: Path, task: str, work: Path, *, call: str, count: int) -> None:
     """Print the shares of pictures with an overlay at each strength."""
     import velatura
-    from tools.tiny_base.judge import trained_judge
+    from tools.tiny_base.judge import open_judge
 
     from .trial import judge_overlay
 
-    base, judge, overlay = velatura.tiny(), trained_judge(work, small=True), velatura.open_overlay(file)
+    base, judge, overlay = velatura.tiny(), open_judge(), velatura.open_overlay(file)
     for strength in STRENGTHS:
         shares = judge_overlay(base, judge, overlay, task, call=call, strength=strength, count=count)
         print(f"{strength:4}", *(f"{name} {share:.2f}" for name, share in shares.items()), flush=True)
@@ -78,7 +78,7 @@ def main() -> None:
     """Do what the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("run", "table", "sheets", "judge"))
-    parser.add_argument("--work", type=Path, default=Path("runs/learning"), help="folder of the judge and of pictures")
+    parser.add_argument("--work", type=Path, default=Path("runs/learning"), help="folder of overlays and pictures")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--minutes", type=float, default=600, help="start no trial after this time")
     parser.add_argument("--file", type=Path, help="overlay to judge")

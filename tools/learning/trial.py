@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Generator
@@ -44,11 +45,7 @@ def paint_sheet(base: velatura.Base, work: Path, sheet: Sheet) -> Image:
     labels = ["no overlay", *(f"{trial.arm.parameters}, {trial.steps} steps" for trial in sheet.trials)]
     rows = [[_paint(base, prompt)] for prompt in sheet.prompts]
     for trial in sheet.trials:
-        file = work / "sheets" / f"{trial.task}-{trial.arm.parameters}-{trial.steps}.safetensors".replace(" ", "-")
-        if not file.exists():
-            overlay = PARAMETERS[trial.arm.parameters].make(base, OVERLAY_SEED + trial.seed)
-            velatura.save(train(base, overlay, trial, task_folder(base, trial, work), work / "run"), file)
-        with velatura.attach(base, velatura.open_overlay(file)):
+        with velatura.attach(base, trained_overlay(base, trial, work)):
             for row, prompt in zip(rows, sheet.prompts, strict=True):
                 row.append(_paint(base, prompt))
     return draw_grid(rows, labels, list(sheet.prompts))
@@ -62,11 +59,9 @@ def _paint(base: velatura.Base, prompt: str) -> Image:
 def run_trial(base: velatura.Base, judge: Judge, trial: Trial, work: Path) -> dict[str, Any]:
     """Train, measure and judge; return the record of the results."""
     pictures = task_folder(base, trial, work)
-    parameters = PARAMETERS[trial.arm.parameters]
-    overlay = parameters.make(base, OVERLAY_SEED + trial.seed)
-    losses_before = noise_level_losses(base, overlay, pictures)
+    losses_before = noise_level_losses(base, new_overlay(base, trial), pictures)
     started = time.process_time()
-    overlay = train(base, overlay, trial, pictures, work / "run")
+    overlay = trained_overlay(base, trial, work)
     train_seconds = time.process_time() - started
     losses_after = noise_level_losses(base, overlay, pictures)
     started = time.process_time()
@@ -79,6 +74,29 @@ def run_trial(base: velatura.Base, judge: Judge, trial: Trial, work: Path) -> di
         "train_seconds": round(train_seconds, 1),
         "paint_seconds": round(time.process_time() - started, 1),
     }
+
+
+def new_overlay(base: velatura.Base, trial: Trial) -> Overlay:
+    """Return the trial's overlay before its training."""
+    return PARAMETERS[trial.arm.parameters].make(base, OVERLAY_SEED + trial.seed)
+
+
+def trained_overlay(base: velatura.Base, trial: Trial, work: Path) -> Overlay:
+    """Return the trial's overlay after its training; its weights are kept in the work folder."""
+    overlay, file = new_overlay(base, trial), work / "overlays" / f"{file_name(trial)}.pt"
+    if file.exists():
+        overlay.load_state_dict(torch.load(file, weights_only=True))
+        return overlay
+    overlay = train(base, overlay, trial, task_folder(base, trial, work), work / "runs" / file_name(trial))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(overlay.state_dict(), file.with_suffix(".part"))
+    file.with_suffix(".part").replace(file)
+    return overlay
+
+
+def file_name(trial: Trial) -> str:
+    """Return a name of the trial that is good for a file."""
+    return re.sub(r"[^\w.]+", "-", f"{trial.task} {trial.arm} {trial.steps} {trial.seed}")
 
 
 def train(base: velatura.Base, overlay: Overlay, trial: Trial, pictures: Path, run: Path) -> Overlay:

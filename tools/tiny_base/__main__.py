@@ -7,9 +7,9 @@ Trained in this order, each going on from its last snapshot and ending with its 
     clip     text and vision tower against each other
     unet     UNet, the text tower beside it
     vision   vision tower against the text tower as the UNet left it
-    judge    classifier of drawings, apart from the base
+    judge    classifier of drawings, apart from the base, with which tools compare trainings; it is then
+             written to judge.safetensors beside this module
 
-    small-judge  a smaller one, trained in minutes, with which trainings are compared (tools/learning)
     adopt    begin from the weights in the package, where the work folder is lost
     export   write the base and the bundled pictures into the package
     measure  subject, colour and place of 500 generated pictures, by the judge
@@ -61,12 +61,10 @@ def _vision(asked: Asked) -> bool:
 
 def _judge(asked: Asked) -> bool:
     run(judge.JudgeJob, judge.SCHEDULE, "judge", asked.work)
-    return print_table("judge", judge.report(asked.work))
-
-
-def _small_judge(asked: Asked) -> bool:
-    run(judge.SmallJudgeJob, judge.SMALL_SCHEDULE, "small-judge", asked.work)
-    return print_table("small judge", judge.report(asked.work, small=True))
+    is_good = print_table("judge", judge.report(asked.work))
+    if is_good:
+        judge.export_judge(asked.work)
+    return is_good
 
 
 def _adopt(asked: Asked) -> bool:
@@ -101,7 +99,6 @@ TASKS: dict[str, Callable[[Asked], bool]] = {
     "unet": _unet,
     "vision": _vision,
     "judge": _judge,
-    "small-judge": _small_judge,
     "adopt": _adopt,
     "export": _export,
     "measure": _measure,

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from velatura.training.precision import training_dtype
@@ -16,9 +17,8 @@ from .vae import to_unit
 
 PICTURES = 24_000
 SCHEDULE = Schedule(steps=1800, batch=128, rate=2e-3, warmup=100, decay=0.05, ema=0.99)
-WIDTHS, SMALL_WIDTHS = (32, 64, 128, 192), (16, 32, 48, 96)
-# The small judge: some minutes on one core, enough to compare trainings with
-SMALL_SCHEDULE = Schedule(steps=1000, batch=64, rate=3e-3, warmup=60, decay=0.05, ema=0.98)
+WIDTHS = (32, 64, 128, 192)
+FILE = Path(__file__).with_name("judge.safetensors")  # a trained one
 # a blueprint has no colour, a neon tube shows black as violet: the judge neither learns nor answers there
 COLOURLESS = [LABELS["style"].index(style) for style in ("blueprint", "neon")]
 
@@ -26,13 +26,13 @@ COLOURLESS = [LABELS["style"].index(style) for style in ("blueprint", "neon")]
 class Judge(nn.Module):
     """Residual blocks at 32, 16, 8 and 4 pixels, then one linear head for each label."""
 
-    def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, widths[0], 3, stride=2, padding=1)
+        self.stem = nn.Conv2d(3, WIDTHS[0], 3, stride=2, padding=1)
         self.blocks = nn.ModuleList()
-        for before, after in zip((widths[0], *widths), widths, strict=False):
+        for before, after in zip((WIDTHS[0], *WIDTHS), WIDTHS, strict=False):
             self.blocks.append(_Block(before, after, stride=1 if before == after else 2))
-        self.heads = nn.ModuleDict({field: nn.Linear(2 * widths[-1], len(names)) for field, names in LABELS.items()})
+        self.heads = nn.ModuleDict({field: nn.Linear(2 * WIDTHS[-1], len(names)) for field, names in LABELS.items()})
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         """Logits by label of (count, 3, 64, 64) pictures in -1..1."""
@@ -59,10 +59,8 @@ class _Block(nn.Module):
 class JudgeJob:
     """Cross-entropy of every label on drawings blurred, noised, mirrored and shifted a little."""
 
-    widths = WIDTHS
-
     def __init__(self, work: Path) -> None:
-        self.model: nn.Module = Judge(self.widths).to(device(), memory_format=torch.channels_last)
+        self.model: nn.Module = Judge().to(device(), memory_format=torch.channels_last)
         drawings = draw(any_scene, PICTURES, 30_000_000, work)
         self._pictures, self._labels = torch.from_numpy(drawings.pictures), torch.from_numpy(drawings.labels)
 
@@ -77,12 +75,6 @@ class JudgeJob:
             F.cross_entropy(logits[field].float(), labels[:, i], label_smoothing=0.05) for i, field in enumerate(LABELS)
         ]
         return torch.stack(losses).sum()
-
-
-class SmallJudgeJob(JudgeJob):
-    """The same for the small judge."""
-
-    widths = SMALL_WIDTHS
 
 
 def _worn(pictures: Tensor, generator: torch.Generator) -> Tensor:
@@ -100,11 +92,24 @@ def _worn(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return F.pad(mirrored, (4, 4, 4, 4), mode="replicate")[:, :, dy : dy + 64, dx : dx + 64]
 
 
-def trained_judge(work: Path, *, small: bool = False) -> Judge:
-    """The EMA weights of work/judge.pt, or of work/small-judge.pt."""
-    judge, name = (Judge(SMALL_WIDTHS), "small-judge.pt") if small else (Judge(), "judge.pt")
-    judge.load_state_dict(torch.load(work / name, map_location="cpu", weights_only=True)["ema"])
+def open_judge() -> Judge:
+    """The judge that lies beside this module."""
+    judge = Judge()
+    judge.load_state_dict({key: value.float() for key, value in load_file(FILE).items()})
     return judge.eval()
+
+
+def trained_judge(work: Path) -> Judge:
+    """The EMA weights of work/judge.pt."""
+    judge = Judge()
+    judge.load_state_dict(torch.load(work / "judge.pt", map_location="cpu", weights_only=True)["ema"])
+    return judge.eval()
+
+
+def export_judge(work: Path) -> None:
+    """Put the trained judge beside this module, in fp16."""
+    weights = trained_judge(work).state_dict()
+    save_file({key: value.half().contiguous() for key, value in weights.items()}, FILE)
 
 
 @torch.no_grad()
@@ -114,15 +119,15 @@ def verdicts(judge: Judge, pictures: Tensor) -> Tensor:
     return torch.cat([torch.stack([part[field].argmax(1) for field in LABELS], dim=1) for part in parts])
 
 
-def report(work: Path, *, small: bool = False) -> dict[str, float]:
+def report(work: Path) -> dict[str, float]:
     """Accuracy by label on 2,000 drawings the judge never saw."""
     drawings = draw(any_scene, 2000, 40_000_000, work)
     labels = torch.from_numpy(drawings.labels)
-    right = verdicts(trained_judge(work, small=small), torch.from_numpy(drawings.pictures)) == labels
+    right = verdicts(trained_judge(work), torch.from_numpy(drawings.pictures)) == labels
     coloured = ~torch.isin(labels[:, 3], torch.tensor(COLOURLESS))
     figures = {field: round(right[:, i].float().mean().item(), 4) for i, field in enumerate(LABELS)}
     figures["colour"] = round(right[coloured, 1].float().mean().item(), 4)
-    note(work, "small judge" if small else "judge", figures)
+    note(work, "judge", figures)
     return figures
 
 

@@ -12,7 +12,7 @@ import velatura
 from ..drawing.scene import HELD_OUT_STYLES, caption
 from .captions import unseen_ids
 from .data import LABELS, draw, unseen_scene
-from .judge import picture_bytes, trained_judge, verdicts
+from .judge import open_judge, picture_bytes, verdicts
 from .store import note
 
 STEPS, GUIDANCE = 20, 7.0
@@ -24,7 +24,7 @@ def base_table(work: Path, count: int = 500, sampler: str = "DDIM") -> dict[str,
     prompts = [texts[0] for texts in drawings.captions[:count]]
     pictures = _generated(velatura.tiny(torch.bfloat16), prompts, sampler)
     _, _, labels = unseen_ids(work)
-    right = verdicts(trained_judge(work), pictures) == labels[:count]
+    right = verdicts(open_judge(), pictures) == labels[:count]
     figures = {field: right[:, i].float().mean().item() for i, field in enumerate(LABELS)}
     note(work, f"base, {sampler}", figures)
     _sheet(pictures[:64], 8).save(work / "samples.png")
@@ -38,7 +38,7 @@ def overlay_table(work: Path, file: Path, style: str, count: int = 100) -> dict[
     scenes = [unseen_scene(seed) for seed in range(50_000_000, 50_000_000 + count)]
     prompts = [caption(scene, Random(scene.seed), style_word="") for scene in scenes]
     subjects = torch.tensor([LABELS["subject"].index(scene.subject) for scene in scenes])
-    judge, table = trained_judge(work), dict[str, dict[str, float]]()
+    judge, table = open_judge(), dict[str, dict[str, float]]()
     for strength in (0.0, 0.5, 1.0, 1.5):
         with velatura.attach(base, overlay, strength):
             pictures = _generated(base, prompts, "DDIM")
