@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from statistics import correlation, fmean, stdev
@@ -110,48 +111,54 @@ def run(work: Path, results: Path, minutes: float) -> None:
     warnings.simplefilter("ignore")
     base, judge, started = velatura.tiny(), open_judge(), time.monotonic()
     done = {trial_of(record) for record in read_records(results)}
+    setups = cache(partial(open_setup, base, work))
     for trial in trials():
         if trial in done:
             continue
         if time.monotonic() - started > 60 * minutes:
             return
-        record = run_one(base, judge, trial, work)
+        record = run_one(setups(trial.task, trial.count), judge, trial)
         with results.open("a") as file:
             file.write(json.dumps(record) + "\n")
         print(f"{trial}: score {record['score']:.2f}, shows it {record['learned']:.2f}", flush=True)
 
 
-def run_one(base: Any, judge: Any, trial: Trial, work: Path) -> Record:
-    """Train and judge one overlay; return its record."""
-    import velatura
-    from tools.learning.trial import judge_overlay
+def open_setup(base: Any, work: Path, task: str, count: int) -> Any:
+    """Draw the pictures, and return what all trials with them share."""
     from velatura.compare.picture_features import PictureEncoder
     from velatura.compare.picture_sets import read_picture_set
     from velatura.studies.pictures import split_pictures
-    from velatura.studies.trials import TrialSetup, called_by, run_trial
+    from velatura.studies.trials import TrialSetup
 
-    pictures = draw_pictures(trial.task, trial.count, work)
-    folder = work / "which-one" / f"{trial.task}-{trial.count}"
-    split = split_pictures(pictures, folder)
-    setup = TrialSetup(
+    folder = work / "which-one" / f"{task}-{count}"
+    split = split_pictures(draw_pictures(task, count, work), folder)
+    return TrialSetup(
         base,
         folder,
         split.data,
         read_picture_set(split.held_out).images,
         split.held_out,
         split.captions,
-        trial.task,
-        TASKS[trial.task],
+        task,
+        TASKS[task],
         PictureEncoder.open(base),
         "tiny",
     )
+
+
+def run_one(setup: Any, judge: Any, trial: Trial) -> Record:
+    """Train and judge one overlay; return its record."""
+    import velatura
+    from tools.learning.trial import judge_overlay
+    from velatura.studies.trials import called_by, run_trial
+
     result = run_trial(setup, trial.kind, trial.seed, STEPS)
     figures = dict(result.figures)
     shares = {"learned": 0.0, "kept": 1.0, "subject": 1.0, "place": 1.0}  # of an overlay without effect
     if figures["strength"]:
-        overlay, call = velatura.open_overlay(folder / result.file), called_by(setup, trial.kind)
+        overlay, call = velatura.open_overlay(setup.folder / result.file), called_by(setup, trial.kind)
         shares = judge_overlay(
-            base, judge, overlay, trial.task, call=f"{call}, " if call else "", strength=figures["strength"]
+            setup.base, judge, overlay, trial.task, call=f"{call}, " if call else "", strength=figures["strength"]
         )
     figures |= {
         "learned": shares["learned"],

@@ -31,11 +31,12 @@ def test_every_kind_is_tried_with_every_count_before_the_next_seed():
 def test_finished_trials_are_not_done_again(tmp_path, monkeypatch):
     results, tried = tmp_path / "results.jsonl", []
 
-    def run_one(_base, _judge, trial, _work):
+    def run_one(_setup, _judge, trial):
         tried.append(trial)
         return {**trial._asdict(), "score": 0.5, "learned": 0.5}
 
     monkeypatch.setattr(which_one, "run_one", run_one)
+    monkeypatch.setattr(which_one, "open_setup", lambda *_: None)
     monkeypatch.setattr("tools.tiny_base.judge.open_judge", lambda *_, **__: None)
     which_one.run(tmp_path, results, minutes=60)
     assert tried == list(which_one.trials())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from velatura.base.base import Base
 from velatura.compare import metrics
-from velatura.compare.picture_features import PictureEncoder, PictureFeatures
+from velatura.compare.picture_features import PictureEncoder
 from velatura.compare.picture_sets import read_picture_set
 from velatura.compare.tune import STEPS, STRENGTHS, TINY_STEPS, StrengthPainter, tune_with
 from velatura.compare.tune_prompts import TunePrompt, tune_prompts
@@ -51,6 +51,13 @@ MIN_REFERENCES = 2
 NO_CURVE = Curve(strengths=(0.0, 1.0), likeness=(0.0, 0.0), kept=(1.0, 1.0))
 
 
+class TimedPictures(NamedTuple):
+    """Pictures, and the seconds that they took to paint."""
+
+    images: list[Image.Image]
+    seconds: float
+
+
 @dataclass(frozen=True)
 class TrialSetup:
     """What all trials of a study share.
@@ -65,6 +72,7 @@ class TrialSetup:
         purpose: "style" or "subject", which presets are taken.
         encoder: Looks at pictures.
         base_argument: The base, as --base takes it.
+        base_pictures: What the base painted of prompts, and the seconds that it took; filled by the first trial.
     """
 
     base: Base
@@ -77,6 +85,7 @@ class TrialSetup:
     purpose: str
     encoder: PictureEncoder
     base_argument: str
+    base_pictures: dict[tuple[str, ...], TimedPictures] = field(default_factory=dict[tuple[str, ...], TimedPictures])
 
     def plan(self, kind: str, steps: int | None = None, seed: int = 0) -> Plan:
         """Return the preset of a kind, its rate fitted to the steps; None: the preset's own steps."""
@@ -260,7 +269,10 @@ def sampling_steps(base: Base) -> int:
 def _measure(setup: TrialSetup, overlay: Overlay, prompts: Sequence[TunePrompt], strength: float) -> dict[str, float]:
     encoder, references = setup.encoder, setup.encoder.features(setup.held_out)
     called = painter(setup, overlay, prompts)
-    base_images, base_seconds = _timed(called, 0.0)
+    texts = tuple(prompt.text for prompt in prompts)
+    if texts not in setup.base_pictures:
+        setup.base_pictures[texts] = _timed(called, 0.0)
+    base_images, base_seconds = setup.base_pictures[texts]
     images, seconds = _timed(called, strength)
     pictures, originals = encoder.features(images), encoder.features(base_images)
     figures = {
@@ -268,23 +280,25 @@ def _measure(setup: TrialSetup, overlay: Overlay, prompts: Sequence[TunePrompt],
         "picture_seconds": max(0.0, seconds - base_seconds) / len(images),
     }
     if pictures.clip is not None and references.clip is not None and encoder.clip is not None:
-        texts = encoder.clip.encode_texts([prompt.text for prompt in prompts])
+        text_embeddings = encoder.clip.encode_texts(list(texts))
         figures["image_similarity"] = _mean(metrics.image_similarity(pictures.clip, references.clip))
-        figures["text_similarity"] = _mean(metrics.text_similarity(pictures.clip, texts))
+        figures["text_similarity"] = _mean(metrics.text_similarity(pictures.clip, text_embeddings))
     if pictures.dino is not None and references.dino is not None:
         figures["dino"] = _mean(metrics.image_similarity(pictures.dino, references.dino))
-    uncalled = [TunePrompt(prompt.text, prompt.text) for prompt in prompts]
-    unasked: PictureFeatures = encoder.features(painter(setup, overlay, uncalled).paint(strength))
+    uncalled = [TunePrompt(text, text) for text in texts]
+    unasked = pictures
+    if uncalled != list(prompts):
+        unasked = encoder.features(painter(setup, overlay, uncalled).paint(strength))
     figures["base_change"] = _mean(metrics.change(unasked, originals))
     several = painter(setup, overlay, prompts[:1], seeds=DIVERSITY_SEEDS).paint(strength)
     figures["diversity"] = _mean(metrics.diversity(encoder.features(several)))
     return figures
 
 
-def _timed(paints: StrengthPainter, strength: float) -> tuple[list[Image.Image], float]:
+def _timed(paints: StrengthPainter, strength: float) -> TimedPictures:
     start = time.perf_counter()
     images = paints.paint(strength)
-    return images, time.perf_counter() - start
+    return TimedPictures(images, time.perf_counter() - start)
 
 
 def called_by(setup: TrialSetup, kind: str) -> str:
