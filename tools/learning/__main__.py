@@ -13,6 +13,7 @@ import argparse
 import json
 import time
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ def read_results(path: Path = RESULTS) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def run(work: Path, results: Path, minutes: float) -> None:
-    """Do the missing trials until the time is up."""
+def run(work: Path, results: Path, minutes: float, tasks: Collection[str]) -> None:
+    """Do the missing trials of these tasks until the time is up."""
     import torch
 
     import velatura
@@ -42,7 +43,7 @@ def run(work: Path, results: Path, minutes: float) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     base, judge, started = velatura.tiny(), open_judge(), time.monotonic()
-    while (time.monotonic() - started) < 60 * minutes and (trial := next_trial(read_results(results))):
+    while (time.monotonic() - started) < 60 * minutes and (trial := next_trial(read_results(results), tasks)):
         record = run_trial(base, judge, trial, work)
         with results.open("a") as file:
             file.write(json.dumps(record) + "\n")
@@ -81,13 +82,20 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/learning"), help="folder of overlays and pictures")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--minutes", type=float, default=600, help="start no trial after this time")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        default=TASKS,
+        choices=TASKS,
+        help="run only these; the robot and all styles can be learned by two commands at once",
+    )
     parser.add_argument("--file", type=Path, help="overlay to judge")
     parser.add_argument("--learned", default="neon", choices=TASKS, help="what it was trained on")
     parser.add_argument("--call", default="", help="words before every prompt, to call it by its name")
     parser.add_argument("--count", type=int, default=100, help="prompts")
     options = parser.parse_args()
     if options.task == "run":
-        run(options.work, options.results, options.minutes)
+        run(options.work, options.results, options.minutes, options.tasks)
         return
     if options.task == "sheets":
         paint_sheets(options.work)

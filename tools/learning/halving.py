@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -36,19 +36,19 @@ def stages(results: Sequence[dict[str, Any]]) -> Iterator[list[Trial]]:
             *(Trial(arm, task, 100, seed) for task in TASKS[1:] for arm in style[:1]),
         ]
     yield [Trial(arm, task, 30) for arm in style[:1] for task in TASKS[1:]] + [Trial(arm, "robot", 30) for arm in robot]
-    yield [Trial(robot[0], "robot", 300), Trial(style[0], "neon", 300)] if robot and style else []
+    yield [Trial(arm, "robot", 300) for arm in robot[:1]] + [Trial(arm, "neon", 300) for arm in style[:1]]
     for seed in (1, 2):
         yield [Trial(arm, "robot", 100, seed) for arm in robot[1:]]
     yield [Trial(arm, task, 300, seed) for seed in (0, 1, 2) for arm in style[:1] for task in TASKS[1:]]
     yield [Trial(arm, "robot", 300, seed) for seed in (0, 1, 2) for arm in robot]
 
 
-def next_trial(results: Sequence[dict[str, Any]]) -> Trial | None:
-    """Return the first trial of the first stage that is not complete; None if all are done."""
+def next_trial(results: Sequence[dict[str, Any]], tasks: Collection[str] = TASKS) -> Trial | None:
+    """Return the first missing trial of the first stage that lacks one of these tasks; None if all are done."""
     done = {trial_of(record) for record in results}
     for stage in stages(results):
         for trial in stage:
-            if trial not in done:
+            if trial.task in tasks and trial not in done:
                 return trial
     return None
 
