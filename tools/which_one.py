@@ -35,6 +35,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "which-one.md"
 TABLE_MARKS = re.compile(r"<!-- table: (?P<name>[\w-]+) -->.*?<!-- end -->", re.DOTALL)
 
 STEPS = 120
+PROMPTS = 16  # that the classifier looks at for each overlay
 SEEDS = 3
 KINDS = ("hypernet", "lora", "dreambooth", "embedding", "aesthetic")
 TASKS = {"neon": "style", "robot": "subject"}  # and the purpose of their presets
@@ -158,7 +159,13 @@ def run_one(setup: Any, judge: Any, trial: Trial) -> Record:
     if figures["strength"]:
         overlay, call = velatura.open_overlay(setup.folder / result.file), called_by(setup, trial.kind)
         shares = judge_overlay(
-            setup.base, judge, overlay, trial.task, call=f"{call}, " if call else "", strength=figures["strength"]
+            setup.base,
+            judge,
+            overlay,
+            trial.task,
+            call=f"{call}, " if call else "",
+            strength=figures["strength"],
+            count=PROMPTS,
         )
     figures |= {
         "learned": shares["learned"],

@@ -36,15 +36,15 @@ def run(work: Path, results: Path, minutes: float, tasks: Collection[str]) -> No
     import torch
 
     import velatura
-    from tools.tiny_base.judge import open_judge
+    from tools.tiny_base.judge import judge_mark, open_judge
 
     from .trial import run_trial
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    base, judge, started = velatura.tiny(), open_judge(), time.monotonic()
-    while (time.monotonic() - started) < 60 * minutes and (trial := next_trial(read_results(results), tasks)):
-        record = run_trial(base, judge, trial, work)
+    base, judge, mark, started = velatura.tiny(), open_judge(), judge_mark(), time.monotonic()
+    while (time.monotonic() - started) < 60 * minutes and (trial := next_trial(read_results(results), mark, tasks)):
+        record = {**run_trial(base, judge, trial, work), "judge": mark}
         with results.open("a") as file:
             file.write(json.dumps(record) + "\n")
         print(f"{trial.task:10}{trial.steps:4} {trial.seed} {trial.arm}: {record['shares']}", flush=True)

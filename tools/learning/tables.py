@@ -26,7 +26,8 @@ NOISE_PARTS: dict[str, Callable[[Sequence[float]], float]] = {
     "500 to 750": lambda losses: fmean(losses[4:6]),
     "750 and above": lambda losses: fmean(losses[6:]),
 }
-TABLE_MARKS = re.compile(r"<!-- table: (?P<name>\w+) -->.*?<!-- end -->", re.DOTALL)
+TABLE_MARKS = re.compile(r"<!-- table: (?P<name>[\w-]+) -->.*?<!-- end -->", re.DOTALL)
+FIRST_JUDGE, SCREEN_SUFFIX = "small", "-screen"  # an earlier classifier, and the names of tables of what it saw
 MIN_RANKED = 4  # trials of a task below which a rank correlation says nothing
 
 
@@ -83,10 +84,16 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
 
 def print_tables(results: Sequence[Record]) -> None:
     """Print all tables, each under its name."""
-    for task in TASKS:
-        if _of_task(results, task):
-            print(f"{task}\n\n{task_table(results, task)}\n")
-    print(f"loss against pictures\n\n{correlation_table(results)}")
+    for suffix in ("", SCREEN_SUFFIX):
+        for task in TASKS:
+            print(f"{task}{suffix}\n\n{task_table(seen_by(results, suffix), task)}\n")
+        print(f"loss against pictures{suffix}\n\n{correlation_table(seen_by(results, suffix))}\n")
+
+
+def seen_by(results: Sequence[Record], name: str) -> list[Record]:
+    """Return the records for a table: those of the first classifier if its name says screen, else the others."""
+    is_screen = name.endswith(SCREEN_SUFFIX)
+    return [record for record in results if (record["judge"] == FIRST_JUDGE) == is_screen]
 
 
 def _of_task(results: Sequence[Record], task: str) -> list[Record]:
@@ -114,7 +121,8 @@ def fill_tables(text: str, results: Sequence[Record]) -> str:
 
     def table(mark: re.Match[str]) -> str:
         name = mark["name"]
-        content = correlation_table(results) if name == "correlation" else task_table(results, name)
+        table_name, records = name.removesuffix(SCREEN_SUFFIX), seen_by(results, name)
+        content = correlation_table(records) if table_name == "correlation" else task_table(records, table_name)
         return f"<!-- table: {name} -->\n\n{content}\n\n<!-- end -->"
 
     return TABLE_MARKS.sub(table, text)

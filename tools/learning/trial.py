@@ -32,7 +32,7 @@ from velatura.training.validation import validation_noise
 from .factors import BATCH_SIZE, OVERLAY_SEED, PARAMETERS, TIMESTEPS, Sheet, Trial
 
 SAMPLER, STEPS, GUIDANCE = "DDIM", 8, 7.0  # DPM++ 2M burns colours in so few steps
-PROMPTS = 16  # pictures of what was learned; half as many of other things after learning a subject
+PROMPTS = 32  # pictures of what was learned; half as many of other things after learning a subject
 FIRST_PROMPT_SEED = 50_000_000
 CLASS_PICTURES = 16
 NOISE_LEVELS = [62, 187, 312, 437, 562, 687, 812, 937]  # middles of eighths of the schedule

@@ -1,5 +1,6 @@
 """A classifier of drawings, trained apart from the base, that says what a generated picture shows."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,11 @@ def open_judge() -> Judge:
     judge = Judge()
     judge.load_state_dict({key: value.float() for key, value in load_file(FILE).items()})
     return judge.eval()
+
+
+def judge_mark() -> str:
+    """A mark of the judge's file, by which results of different judges are told apart."""
+    return hashlib.sha256(FILE.read_bytes()).hexdigest()[:8]
 
 
 def trained_judge(work: Path) -> Judge:
