@@ -217,6 +217,20 @@ def test_references_among_each_other_are_the_whole_way(seen):
     assert float(torch.stack(found).mean()) == pytest.approx(1, abs=0.15)
 
 
+# Means of two pictures are farther from any picture than means of many, which is no merit of either
+@pytest.mark.parametrize("pair", [(3, 4), (0, 1), (1, 5), (3, 0), (2, 4)])
+def test_two_references_tell_other_robots_from_cars(tiny, pair):
+    encoder, robots = PictureEncoder.open(tiny), [robot_scene(number) for number in range(14)]
+    houses, cars = (
+        [replace(scene, subject=subject, colour=colour) for scene in robots[6:]]
+        for subject, colour in (("house", "white"), ("car", "blue"))
+    )
+    features = [encoder.features([paint(scene) for scene in group]) for group in (houses, robots[6:], cars)]
+    found = likeness(features, encoder.features([paint(robots[number]) for number in pair])).mean(dim=1)
+    assert 0.5 < found[1] < 1.6
+    assert found[2] < found[1] / 2
+
+
 def test_a_single_reference_and_equal_pictures_have_a_likeness(seen):
     one = seen["data"].select([0])
     values = likeness([seen["base"].select([0]), one], one)

@@ -7,6 +7,7 @@ import pytest
 import velatura
 from velatura.cli.app import main
 from velatura.compare.picture_sets import read_picture_set
+from velatura.compare.strength_trade import best_strength
 from velatura.compare.tune import STRENGTHS, StrengthPainter
 from velatura.compare.tune_prompts import TINY_PROMPTS, TunePrompt, tune_prompts
 from velatura.errors import BadFile, BadPrompt, BadStrength, NoEffect
@@ -53,6 +54,19 @@ def test_the_curve_begins_at_the_base_and_its_top_is_the_strength(tiny, overlay,
     assert found.low <= found.strength <= found.high
     assert found.reference == "pictures"
     assert f"best strength {found.strength:g}" in str(found)
+
+
+def test_seeds_of_a_prompt_are_one_number_when_prompts_are_drawn_anew(tiny, overlay, monkeypatch):
+    shapes = []
+
+    def see(strengths, near, kept):
+        shapes.extend([near.shape, kept.shape])
+        return best_strength(strengths, near, kept)
+
+    monkeypatch.setattr("velatura.compare.tune.best_strength", see)
+    found = velatura.tune(tiny, overlay, **BRIEF, seeds=2)
+    assert shapes == [(3, 2), (3, 2)]
+    assert found.seeds == 2
 
 
 def test_without_pictures_likeness_is_how_far_it_goes(measured):

@@ -59,6 +59,21 @@ def test_one_seed_is_no_proof():
     assert "--seeds 3" in said
 
 
+def test_kinds_that_learned_nothing_are_not_recommended():
+    said = results(lora=(9, 0.0, 0.01), aesthetic=(1, 0.0)).recommendation()
+    assert said.startswith("No kind brings pictures nearer")
+    assert "aesthetic" not in said
+
+
+def test_a_seed_without_effect_has_no_strength_to_recommend():
+    study = results(lora=(9, 0.60, 0.62, 0.0))
+    trials = [
+        trial.model_copy(update={"figures": trial.figures | {"strength": 0.8 if trial.figures["score"] else 0.0}})
+        for trial in study.trials
+    ]
+    assert "at strength 0.8" in study.model_copy(update={"trials": tuple(trials)}).recommendation()
+
+
 def test_a_single_kind_is_described():
     assert results(embedding=(3, 0.2, 0.3)).recommendation().startswith("An embedding reaches 0.25 ± 0.07")
 

@@ -165,6 +165,12 @@ def test_other_settings_in_the_same_folder_are_refused(tiny, photos, finished, c
         velatura.study(tiny, photos, out=finished[0], **(BRIEF | changes))
 
 
+def test_a_study_with_another_measure_is_refused(tiny, photos, finished, monkeypatch):
+    monkeypatch.setattr("velatura.studies.study.LIKENESS_MEASURE", "a later one")
+    with pytest.raises(AlreadyExists, match=r"another version of velatura began.*another folder with --out"):
+        velatura.study(tiny, photos, out=finished[0], **BRIEF)
+
+
 def test_another_base_in_the_same_folder_is_refused(tiny, photos, finished):
     parts = {"unet": tiny.unet, "vae": tiny.vae, "text": tiny.text, "schedule": tiny.schedule}
     with pytest.raises(AlreadyExists, match="another base"):

@@ -12,7 +12,8 @@ from torch import Tensor
 from velatura.compare import metrics
 from velatura.compare.picture_features import PictureFeatures
 
-LIKENESS_MEASURE = "textures and patches"  # a study records it: figures of different measures cannot be compared
+# A study records it: figures of different measures cannot be compared
+LIKENESS_MEASURE = "textures and patches, each reference among the others"
 PATCH_SIDE = 3  # in places of a map: with their neighbours, places tell a subject from another thing of its colour
 PATCH_STEP = 2  # of the reference patches that are looked for
 # Shorter ways are measured as if they were so long, so that noise is not divided by nearly 0: of the whole way, and of
@@ -66,7 +67,7 @@ def _way_to_farthest(features: Sequence[PictureFeatures]) -> Tensor:
 
 
 def _style_way(features: Sequence[PictureFeatures], reference: PictureFeatures) -> Way:
-    distances = torch.stack([metrics.style_distance(pictures, reference) for pictures in features])
+    distances = torch.stack([metrics.style_distance_of_another(pictures, reference) for pictures in features])
     among_references = metrics.left_out_style_distance(reference)
     start = distances[0].mean()
     length = (start - among_references.mean()).clamp(min=max(MIN_STYLE_WAY * float(start), EPSILON))

@@ -81,6 +81,19 @@ def left_out_style_distance(references: PictureFeatures) -> Tensor:
     return torch.stack(distances).mean(dim=0)
 
 
+def style_distance_of_another(pictures: PictureFeatures, references: PictureFeatures) -> Tensor:
+    """Return how far each picture is from the references by `style_distance` if it stood in for one of them.
+
+    It is the mean distance from the means of all references but one, so that it can be compared with
+    `left_out_style_distance`: the fewer pictures a mean is of, the farther everything is from it.
+    """
+    count = len(references)
+    if count < 2:
+        return style_distance(pictures, references)
+    others = [references.select([row for row in range(count) if row != left_out]) for left_out in range(count)]
+    return torch.stack([style_distance(pictures, other) for other in others]).mean(dim=0)
+
+
 def left_out_similarity(references: Tensor) -> Tensor:
     """Return the mean cosine of each reference with the others; of a single one, with itself."""
     count = len(references)

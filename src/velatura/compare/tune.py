@@ -199,7 +199,12 @@ def tune_with(
             on_strength(done, len(strengths) + 1)
     reference = encoder.features(references.images) if references else None
     texts = [prompt.text for prompt in chosen for _ in range(seeds)]
-    found = best_strength((0.0, *strengths), likeness(features, reference), kept_share(features, texts))
+    # Prompts are drawn anew for the uncertainty, so that the seeds of one prompt are one number
+    near, kept = (
+        values.unflatten(1, (len(chosen), seeds)).mean(dim=2)
+        for values in (likeness(features, reference), kept_share(features, texts))
+    )
+    found = best_strength((0.0, *strengths), near, kept)
     if max(point.score for point in found.points) < MIN_SCORE:
         name, may_be_subject = overlay.card.name or "the overlay", prompts is None and not captions
         raise NoEffect(_explain_no_top(name, features, strengths[-1], may_be_subject=may_be_subject))

@@ -31,6 +31,7 @@ DEFAULT_KINDS = ("embedding", "hypernet", "lora", "dreambooth", "aesthetic")
 DEFAULT_MINUTES, DEFAULT_SEEDS = 12.0, 3
 TRAINING_SHARE = 0.6  # of the minutes; the rest is for judging
 BUDGET_NAME, SETTINGS_NAME = "budget.json", "settings.json"
+MEASURE_SETTING = "measure of likeness"
 STEP_COUNTS, SETTINGS = TypeAdapter(dict[str, int]), TypeAdapter(dict[str, str])
 
 OnTrial = Callable[[str, int, int], None]  # what is done, trials done, and trials in all
@@ -214,9 +215,14 @@ def _check_same_study(
         "purpose": options.purpose,
         "CLIP": str(clip or ""),
         "DINO": str(dino or ""),
-        "measure of likeness": LIKENESS_MEASURE,
+        MEASURE_SETTING: LIKENESS_MEASURE,
     }
     stored = record_once(setup.folder / SETTINGS_NAME, settings, SETTINGS)
+    if stored.get(MEASURE_SETTING, "") != LIKENESS_MEASURE:
+        raise AlreadyExists(
+            f"{setup.folder} holds a study that another version of velatura began, with another measure of likeness: "
+            "name another folder with --out"
+        )
     for name, value in settings.items():
         if stored.get(name, "") != value:
             raise AlreadyExists(
