@@ -174,15 +174,18 @@ def main() -> None:
     parser.add_argument("action", choices=("learn", "measure", "table"))
     parser.add_argument("--work", type=Path, default=Path("runs/tiny"))
     parser.add_argument("--kind", choices=("hypernetwork", "convolutions"), default="hypernetwork")
-    parser.add_argument("--styles", type=int, default=800)
+    parser.add_argument("--styles", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=60)
     arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
     results = arguments.work / "learned_start.jsonl"
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     if arguments.action == "learn":
         learn(arguments.kind, arguments.work, arguments.styles, arguments.minutes)
     elif arguments.action == "measure":
+        if not _snapshot_path(arguments.kind, arguments.work).exists():
+            parser.error(f"{_snapshot_path(arguments.kind, arguments.work)} is missing: do `learn` first")
         measure(arguments.kind, arguments.work, results)
     print(table(read_results(results)))
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 import velatura
 from tools.learning.trial import judge_overlay
-from tools.tiny_base.judge import open_judge
+from tools.tiny_base.judge import judge_mark, open_judge
 from velatura.cli.app import main as velatura_main
 from velatura.sampling.image_grid import draw_grid
 
@@ -175,7 +175,7 @@ def draw(kind_run: KindRun, work: Path, images: Path) -> None:
 
 def judge(kind_run: KindRun, work: Path, count: int = 100) -> dict[str, float]:
     """Return what the judge sees in pictures at strength 1, once and for all: shares by their names."""
-    file = work / f"{kind_run.run_name}-judged.json"
+    file = work / f"{kind_run.run_name}-judged-{judge_mark()}.json"
     if not file.exists():
         base, overlay = velatura.tiny(), velatura.open_overlay(kind_run.file(work))
         call = f"{kind_run.overlay_name}, " if kind_run.is_of_subject or kind_run.kind == "embedding" else ""

@@ -4,8 +4,8 @@
     mix      paint with several of the overlays at once, and judge what each of them still shows
     table    print the tables, and write them into docs/which-one.md
 
-Every kind is trained with its preset for STEPS steps and judged as `velatura compare` does; a classifier besides looks
-at pictures at the best strength (tools/tiny_base/judge.py). Results are one JSON line for each trial, in
+Every kind is trained with its preset, for at most STEPS steps, and judged as `velatura compare` does; a classifier
+besides looks at pictures at the best strength (tools/tiny_base/judge.py). Results are one JSON line for each trial, in
 tools/which_one.jsonl.
 """
 
@@ -333,7 +333,7 @@ def main() -> None:
     """Do what the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("run", "mix", "table"))
-    parser.add_argument("--work", type=Path, default=Path("runs/which-one"), help="folder of the judge and of the runs")
+    parser.add_argument("--work", type=Path, default=Path("runs/which-one"), help="folder of pictures and runs")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--minutes", type=float, default=600, help="start no trial after this time")
     options = parser.parse_args()

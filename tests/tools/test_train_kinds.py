@@ -10,14 +10,14 @@ from tools import train_kinds
 from velatura.training.plan import Plan
 
 
-def test_every_lesson_has_a_preset_and_is_called_in_what_is_painted():
-    for lesson in train_kinds.KIND_RUNS:
-        words = lesson.command(Path("out"))
-        if lesson.is_trained:
-            assert Plan.preset(lesson.kind, "tiny", words[words.index("--for") + 1]).steps
-        by_name = lesson.kind == "embedding" or lesson.is_of_subject
-        assert all((lesson.overlay_name in prompt) == by_name for prompt in lesson.prompts)
-    assert len({lesson.name for lesson in train_kinds.KIND_RUNS}) == len(train_kinds.KIND_RUNS)
+def test_every_run_has_a_preset_and_is_called_in_what_is_painted():
+    for kind_run in train_kinds.KIND_RUNS:
+        words = kind_run.command(Path("out"))
+        if kind_run.is_trained:
+            assert Plan.preset(kind_run.kind, "tiny", words[words.index("--for") + 1]).steps
+        by_name = kind_run.kind == "embedding" or kind_run.is_of_subject
+        assert all((kind_run.overlay_name in prompt) == by_name for prompt in kind_run.prompts)
+    assert len({kind_run.name for kind_run in train_kinds.KIND_RUNS}) == len(train_kinds.KIND_RUNS)
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def brief(monkeypatch):
 
 
 @pytest.mark.usefixtures("brief")
-def test_a_lesson_is_trained_once_painted_and_told(tmp_path, monkeypatch, capsys):
+def test_a_run_is_trained_once_painted_and_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["train_kinds", str(tmp_path / "work"), "--images", str(tmp_path)])
     train_kinds.main()
     trained = capsys.readouterr().out
@@ -39,26 +39,26 @@ def test_a_lesson_is_trained_once_painted_and_told(tmp_path, monkeypatch, capsys
         assert sheet.width > train_kinds.PICTURE_PIXELS
     monkeypatch.setattr("sys.argv", ["train_kinds", str(tmp_path / "work"), "--table"])
     train_kinds.main()
-    told = capsys.readouterr().out
-    assert "velatura generate" not in told
-    assert "| brief | 1 of 1 | " in told
+    seen = capsys.readouterr().out
+    assert "velatura generate" not in seen
+    assert "| brief | 1 of 1 | " in seen
 
 
 @pytest.mark.usefixtures("brief")
 def test_what_the_judge_sees_is_kept(tmp_path):
-    (lesson,) = train_kinds.KIND_RUNS
-    train_kinds.train(lesson, tmp_path)
-    told = train_kinds.judge(lesson, tmp_path, count=1)
-    assert list(told) == ["learned", "subject", "place", "colour", "score"]
-    lesson.file(tmp_path).unlink()
-    assert train_kinds.judge(lesson, tmp_path) == told
+    (kind_run,) = train_kinds.KIND_RUNS
+    train_kinds.train(kind_run, tmp_path)
+    seen = train_kinds.judge(kind_run, tmp_path, count=1)
+    assert list(seen) == ["learned", "subject", "place", "colour", "score"]
+    kind_run.file(tmp_path).unlink()
+    assert train_kinds.judge(kind_run, tmp_path) == seen
 
 
 def test_an_aesthetic_is_looked_at_and_has_no_losses(tmp_path):
-    (lesson,) = (each for each in train_kinds.KIND_RUNS if not each.is_trained)
-    figures = train_kinds.train(lesson, tmp_path)
-    assert figures["bytes"] == lesson.file(tmp_path).stat().st_size
-    assert train_kinds.table_row(lesson, figures).startswith("| aesthetic-style | none | ")
+    (kind_run,) = (each for each in train_kinds.KIND_RUNS if not each.is_trained)
+    figures = train_kinds.train(kind_run, tmp_path)
+    assert figures["bytes"] == kind_run.file(tmp_path).stat().st_size
+    assert train_kinds.table_row(kind_run, figures).startswith("| aesthetic-style | none | ")
 
 
 def test_what_the_judge_saw_with_several_seeds_is_a_table(tmp_path):

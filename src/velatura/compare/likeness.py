@@ -86,6 +86,9 @@ def patch_way(pictures: Sequence[Tensor], references: Tensor) -> Way:
         pictures: Features at the places of a square map, (pictures, places, channels), of the pictures of each
             strength; those of the base first.
         references: The same of the references.
+
+    Returns:
+        The way of every picture, and that of every reference among the others.
     """
     channels = references.shape[-1]
     known = torch.cat([pictures[0].reshape(-1, channels), references.reshape(-1, channels)])

@@ -139,7 +139,8 @@ def measure(
     Args:
         pictures: A folder, or PIL images.
         references: A folder, or PIL images, that they are compared with.
-        base: Its autoencoder looks at the pictures, and its CLIP if it is on this machine. None: the tiny base.
+        base: Its autoencoder and UNet look at the pictures, and its CLIP if it is on this machine. None: the tiny
+            base.
         clip: The folder of a whole CLIP of transformers or open_clip, which is used instead.
         dino: The folder of a DINO of transformers.
         texts: A text for each picture; by default, of a folder, the prompts in the pictures or their captions.

@@ -56,6 +56,9 @@ def best_strength(
         strengths: The strengths that were painted, rising.
         likeness, kept: (strengths, prompts), see `TradePoint`.
         score: Returns one number for the means of both; None: `score_trade`.
+
+    Returns:
+        The best strength, and the curve that it is the top of.
     """
     score = score or score_trade
     grid = torch.tensor(list(strengths), dtype=torch.float64)

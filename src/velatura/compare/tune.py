@@ -181,6 +181,12 @@ def tune_with(
     Args:
         encoder: Looks at the pictures; its base paints them.
         overlay, pictures, prompts, strengths, seeds, steps, called_by, on_strength: As `tune` takes them.
+
+    Returns:
+        The best strength.
+
+    Raises:
+        NoEffect, BadPrompt, BadStrength, BadDataset: As `tune` does.
     """
     base, strengths = encoder.base, _check_strengths(strengths)
     is_tiny = base.family.name == "tiny"
@@ -201,7 +207,7 @@ def tune_with(
     texts = [prompt.text for prompt in chosen for _ in range(seeds)]
     # Prompts are drawn anew for the uncertainty, so that the seeds of one prompt are one number
     near, kept = (
-        values.unflatten(1, (len(chosen), seeds)).mean(dim=2)
+        values.reshape(len(features), len(chosen), seeds).mean(dim=2)
         for values in (likeness(features, reference), kept_share(features, texts))
     )
     found = best_strength((0.0, *strengths), near, kept)

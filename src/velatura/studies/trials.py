@@ -68,6 +68,7 @@ class TrialSetup:
         data: The folder of the training pictures.
         held_out: The pictures that no trial is trained on.
         held_out_folder: Their folder.
+        captions: The captions of the training pictures.
         name: What every overlay is called.
         purpose: "style" or "subject", which presets are taken.
         encoder: Looks at pictures.

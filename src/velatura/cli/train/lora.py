@@ -30,7 +30,7 @@ Targets = Annotated[
         "Layers that change: context (K and V that read the text), attention (Q, K, V and what follows), transformer "
         "(kohya's choice), linear, conv (all).",
         OVERLAY_PANEL,
-        default="attention; conv on the tiny base",
+        default="transformer; conv on the tiny base",
     ),
 ]
 ConvRank = Annotated[int | None, option("The rank in convolutions larger than 1x1.", OVERLAY_PANEL, default="the rank")]
