@@ -1,4 +1,4 @@
-"""The best strength is where likeness times the root of prompt kept is highest; its interval says how sure that is."""
+"""The best strength is where likeness times the sixth root of prompt kept is highest, with how sure that is."""
 
 import pytest
 import torch
@@ -14,9 +14,9 @@ def columns(values, count=6):
 
 
 def test_the_top_of_two_straight_lines_is_the_one_of_calculus():
-    # likeness s / 1.5 and the root of kept 1 - s / 1.5: their product is highest at 0.75
+    # likeness s / 1.5 and the sixth root of kept 1 - s / 1.5: their product is highest at 0.75
     likeness = columns([strength / 1.5 for strength in STRENGTHS])
-    found = best_strength(STRENGTHS, likeness, (1 - likeness) ** 2)
+    found = best_strength(STRENGTHS, likeness, (1 - likeness) ** 6)
     assert found.strength == pytest.approx(0.75, abs=0.01)
     assert (found.low, found.high) == (found.strength, found.strength)  # all prompts agree
 
@@ -27,7 +27,7 @@ def test_the_points_of_the_curve_are_means_over_the_prompts():
     points = best_strength((0.0, 0.5, 1.0), likeness, kept).points
     assert [point.likeness for point in points] == pytest.approx([0, 0.5, 0.9])
     assert [point.kept for point in points] == pytest.approx([1, 0.8, 0.3])
-    assert [point.score for point in points] == pytest.approx([0, 0.5 * 0.8**0.5, 0.9 * 0.3**0.5])
+    assert [point.score for point in points] == pytest.approx([0, 0.5 * 0.8 ** (1 / 6), 0.9 * 0.3 ** (1 / 6)])
 
 
 def test_prompts_that_disagree_give_an_interval():
@@ -62,7 +62,7 @@ def test_equal_scores_give_the_lowest_strength():
 
 
 def test_a_score_counts_nothing_beyond_0_and_1():
-    found = score_trade(torch.tensor([-0.5, 1.5, 0.5]), torch.tensor([1.0, 0.25, 2.0]))
+    found = score_trade(torch.tensor([-0.5, 1.5, 0.5]), torch.tensor([1.0, 1 / 64, 2.0]))
     assert found.tolist() == [0, 0.5, 0.5]
 
 
@@ -72,4 +72,4 @@ def test_another_score_has_another_top():
     by_product = best_strength(strengths, likeness, 1 - likeness, lambda near, own: near * own)
     assert by_product.strength == pytest.approx(0.75, abs=0.01)  # of s (1.5 - s)
     by_root = best_strength(strengths, likeness, 1 - likeness)
-    assert by_root.strength == pytest.approx(1.0, abs=0.05)  # of s times the root of 1.5 - s: two thirds of 1.5
+    assert by_root.strength == pytest.approx(9 / 7, abs=0.07)  # of s times the sixth root of 1.5 - s: 6/7 of 1.5

@@ -47,7 +47,7 @@ class Tuning:
     """The best strength of an overlay, with the curve that it is the top of; `str` gives a table.
 
     Attributes:
-        strength: The strength at which likeness times the root of prompt kept is highest.
+        strength: The strength at which likeness times the sixth root of prompt kept is highest.
         low, high: It lies between them in 80 % of the cases if other prompts are drawn.
         points: The curve, from strength 0 on.
         prompts: The prompts that were painted.

@@ -16,7 +16,7 @@ MIN_MEAN_SCORE = 0.02  # of the best kind; below, none has learned anything that
 
 # What each figure says, in the order of the table
 FIGURES = {
-    "score": "likeness times the root of prompt kept, at the painted strength nearest to the best",
+    "score": "likeness times the sixth root of prompt kept, at the painted strength nearest to the best",
     "likeness": "share of the way from the base's pictures to the held-out ones",
     "kept": "share of the prompt that is kept",
     "style_distance": "difference of Gram matrices from the held-out pictures; lower is nearer",
@@ -142,7 +142,7 @@ class StudyResults(BaseModel):
         best = tied[0]
         if self.spread(best, "score").mean < MIN_MEAN_SCORE:
             return "No kind brings pictures nearer to the held-out ones: train for more steps, or give other pictures."
-        reason = f"{self.describe(best, 'score')} of 1 for likeness times the root of prompt kept"
+        reason = f"{self.describe(best, 'score')} of 1 for likeness times the sixth root of prompt kept"
         strength = fmean(strength for trial in self.of_kind(best) if (strength := trial.figures["strength"]) > 0)
         if len(tied) == 1 and len(self.kinds) > 1:
             second = self.kinds[1]

@@ -17,6 +17,7 @@ from velatura.compare.cluster import BaseReference, Cluster, RunJobs, connect
 from velatura.compare.likeness import LIKENESS_MEASURE
 from velatura.compare.picture_features import PictureEncoder
 from velatura.compare.picture_sets import read_picture_set
+from velatura.compare.strength_trade import KEPT_POWER
 from velatura.errors import AlreadyExists, BadFile, BadPlan, UnknownName, gather_warnings, quantity
 from velatura.files import atomic_write
 from velatura.imports import check_ray_installed
@@ -31,7 +32,7 @@ DEFAULT_KINDS = ("embedding", "hypernet", "lora", "dreambooth", "aesthetic")
 DEFAULT_MINUTES, DEFAULT_SEEDS = 12.0, 3
 TRAINING_SHARE = 0.6  # of the minutes; the rest is for judging
 BUDGET_NAME, SETTINGS_NAME = "budget.json", "settings.json"
-MEASURE_SETTING = "measure of likeness"
+MEASURE_SETTING = "measure of likeness and score"
 STEP_COUNTS, SETTINGS = TypeAdapter(dict[str, int]), TypeAdapter(dict[str, str])
 
 OnTrial = Callable[[str, int, int], None]  # what is done, trials done, and trials in all
@@ -215,12 +216,12 @@ def _check_same_study(
         "purpose": options.purpose,
         "CLIP": str(clip or ""),
         "DINO": str(dino or ""),
-        MEASURE_SETTING: LIKENESS_MEASURE,
+        MEASURE_SETTING: f"{LIKENESS_MEASURE}; score with kept to the power of {KEPT_POWER:.3g}",
     }
     stored = record_once(setup.folder / SETTINGS_NAME, settings, SETTINGS)
-    if stored.get(MEASURE_SETTING, "") != LIKENESS_MEASURE:
+    if stored.get(MEASURE_SETTING, "") != settings[MEASURE_SETTING]:
         raise AlreadyExists(
-            f"{setup.folder} holds a study that another version of velatura began, with another measure of likeness: "
+            f"{setup.folder} holds a study that another version of velatura began, with another measure: "
             "name another folder with --out"
         )
     for name, value in settings.items():
