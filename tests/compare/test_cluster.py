@@ -23,8 +23,8 @@ import torch
 import velatura
 from velatura import imports
 from velatura.cli.app import main
-from velatura.compare.cluster import BaseReference, Cluster, connect, run_on_worker
-from velatura.errors import BadDataset, BadSettings, UnsupportedBase, WrongBase
+from velatura.compare.cluster import BaseReference, Cluster, ClusterActor, connect, run_on_worker
+from velatura.errors import BadDataset, BadSettings, ProcessFailed, UnsupportedBase, WorkerLost, WrongBase
 
 TRIES = {"rate": ["1e-7", "3e-3"], "init": "xavier_normal"}
 
@@ -121,6 +121,43 @@ def test_a_connection_serves_its_own_address_only(client, address, connected_to,
         connect(address),
     ):
         pass
+
+
+class FakeRayError(Exception):
+    """An error of Ray, in its place."""
+
+
+class FakeTaskError(FakeRayError):
+    """The error of a method that an actor runs, in Ray's place."""
+
+    def __init__(self, cause):
+        super().__init__(f"Traceback\n{cause}")
+        self.cause = cause
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "message"),
+    [
+        (FakeRayError("the actor died\nunexpectedly"), WorkerLost, "the actor died"),
+        (ConnectionError("the channel is closed\nfor ever"), WorkerLost, "the channel is closed"),
+        (Exception("Ray Client is not connected. Please connect"), WorkerLost, "Ray Client is not connected"),
+        (TimeoutError(), WorkerLost, "TimeoutError"),
+        (BadSettings("wrong"), BadSettings, "wrong"),
+        (FakeTaskError(BadDataset("no folder")), BadDataset, "no folder"),
+        (FakeTaskError(ValueError("zero")), ProcessFailed, "zero"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_whatever_ray_raises_in_a_call_means_that_the_worker_is_lost(client, raised, expected, message):
+    def fail(_):
+        raise raised
+
+    client.exceptions = SimpleNamespace(RayError=FakeRayError, RayTaskError=FakeTaskError)
+    client.wait, client.get = (lambda references, timeout: (references, [])), fail  # noqa: ARG005  # Ray's name
+    actor = ClusterActor(client, SimpleNamespace(poll=SimpleNamespace(remote=lambda: "reference")))
+    with pytest.raises(expected, match=message) as caught:
+        actor.call("poll")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_cluster_that_does_not_answer_is_refused_in_a_line(client, monkeypatch):

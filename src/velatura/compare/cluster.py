@@ -214,7 +214,7 @@ class ClusterActor:
             is_abandoned: Asked while the answer takes long: True if nobody waits for it any more.
 
         Raises:
-            WorkerLost: The worker ended, or the call was abandoned.
+            WorkerLost: The worker ended, the call was abandoned, or Ray cannot reach the cluster.
             VelaturaError: What the method raised.
             ProcessFailed: The method raised another error.
         """
@@ -231,8 +231,10 @@ class ClusterActor:
             raise ProcessFailed(
                 f"a worker of the cluster failed ({_last_line(error)}): see Ray's log on its machine"
             ) from error
-        except exceptions.RayError as error:
-            raise WorkerLost(_first_line(error)) from None
+        except (VelaturaError, WorkerLost):
+            raise
+        except Exception as error:  # noqa: BLE001  # Ray's client raises plain Exception for a lost connection
+            raise WorkerLost(_first_line(error) or type(error).__name__) from None
 
     def end(self) -> None:
         """End the worker's process at once."""
