@@ -10,7 +10,8 @@ from tests.server.conftest import open_client, paint, wait_for
 from velatura.server.jobs.context import JobContext
 from velatura.server.jobs.database import Database
 from velatura.server.jobs.events import EventLog
-from velatura.server.jobs.queue import MAX_STARTS, JobQueue
+from velatura.server.jobs.job import JobProgress
+from velatura.server.jobs.queue import MAX_STARTS, POISON, JobQueue
 from velatura.server.settings import ServerSettings
 
 SLOW = {"kind": "paint", "recipe": {"prompt": "a house", "steps": 1000, "seed": 1}}
@@ -49,13 +50,58 @@ def test_jobs_that_ran_when_the_server_ended_are_queued_again_before_later_ones(
     assert [again.take("device").id, again.take("device").id] == [running.id, waiting.id]
 
 
-def test_a_job_that_ends_the_server_again_and_again_fails(tmp_path):
-    for _ in range(MAX_STARTS):
+def start_again(tmp_path, times):
+    """Start the job of a queue, or a new one, as often as the server ends; return the queue and the job."""
+    for _ in range(times):
         queue = JobQueue(Database(tmp_path / "jobs.sqlite"))
         queue.recover()
         job = queue.take("device") or (queue.add("paint", "device", {}) and queue.take("device"))
+        queue.save_progress(job.id, JobProgress(done=1, total=2, stage="painting"))
+    return queue, job
+
+
+def test_a_job_that_ends_the_server_again_and_again_fails_also_after_its_first_step(tmp_path):
+    _, job = start_again(tmp_path, MAX_STARTS)
     _, [ended] = JobQueue(Database(tmp_path / "jobs.sqlite")).recover()
-    assert (ended.id, ended.state, ended.error.code) == (job.id, "failed", "interrupted")
+    assert (ended.id, ended.state, ended.error, ended.progress.done) == (job.id, "failed", POISON, 1)
+
+
+def test_a_job_of_which_something_is_stored_may_be_started_again(tmp_path):
+    queue, job = start_again(tmp_path, MAX_STARTS)
+    queue.reset_starts(job.id)
+    _, again = start_again(tmp_path, MAX_STARTS - 1)
+    assert (again.id, again.starts) == (job.id, MAX_STARTS)
+
+
+def test_an_orderly_end_of_the_server_is_no_start(queue):
+    job = queue.add("paint", "device", {})
+    for _ in range(MAX_STARTS):
+        queue.take("device")
+        queue.put_back(job.id)
+    assert (queue.get(job.id).state, queue.get(job.id).starts) == ("queued", 1)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"kind": "paint", "recipe": {"prompt": "a house", "steps": 2}},
+        {
+            "kind": "train",
+            "overlay": {"kind": "lora", "rank": 1},
+            "dataset": "neon",
+            "plan": {"steps": 2, "validation_pictures": 0, "snapshot_every": 1, "end_sheet": False},
+        },
+    ],
+    ids=["a picture", "a snapshot"],
+)
+def test_what_a_job_stores_resets_its_starts(client, state, request_):
+    running = client.post("/api/jobs", json=SLOW).json()["id"]
+    job_id = client.post("/api/jobs", json=request_).json()["id"]
+    state.database.change("UPDATE jobs SET starts = 3 WHERE id = ?", (job_id,))
+    client.post(f"/api/jobs/{running}/cancel")
+    job = wait_for(client, job_id)
+    assert (job["state"], job["starts"]) == ("done", 1)
+    assert [event.data for event in state.jobs.events.after(0, job_id) if event.type == "started"] == [{"starts": 4}]
 
 
 def test_a_job_cancelled_while_it_ran_is_cancelled_after_a_crash(tmp_path):

@@ -73,6 +73,13 @@ def test_a_study_is_made_listed_and_reported(client, state, quick):
     assert "which" in {study["study"] for study in client.get("/api/studies").json()}
 
 
+def test_a_trial_that_is_stored_resets_the_starts(client, quick, monkeypatch):
+    stored = []
+    monkeypatch.setattr(context_module.JobContext, "mark_stored", lambda context: stored.append(context.job.kind))
+    wait_for(client, submit(client, kind="compare", dataset="neon", kinds=["lora", "hypernet"], seeds=1, steps=1)["id"])
+    assert stored == ["compare"]  # before the second trial; behind that one the job ends
+
+
 def test_the_report_runs_nothing_and_tells_no_path(client, state, quick):
     wait_for(
         client, submit(client, kind="compare", dataset="neon", study="told", kinds=["lora"], seeds=1, steps=1)["id"]

@@ -144,7 +144,9 @@ class TrainingLoop:
                         self._roll_back(problem)
                     elif self.on_step:
                         step = len(self.losses)
-                        self.on_step(Step(step, total, self.losses[-1], self._rates[step - 1] * self.monitor.factor))
+                        rate = self._rates[step - 1] * self.monitor.factor
+                        is_stored = is_due(self._plan.snapshot_every, step)
+                        self.on_step(Step(step, total, self.losses[-1], rate, is_stored))
                     self.trainer.processes.stop_together(stop.signal_name)
                 return self._finish()
         except BaseException as error:
@@ -249,12 +251,8 @@ class TrainingLoop:
         Raises:
             TrainingDiverged: The plan allows no more rescues.
         """
-        failed_step, rescues, plan, processes = (
-            len(self.losses),
-            self.monitor.rescues,
-            self._plan,
-            self.trainer.processes,
-        )
+        failed_step, rescues = len(self.losses), self.monitor.rescues
+        plan, processes = self._plan, self.trainer.processes
         if not plan.rescues:
             raise TrainingDiverged(problem)
         last_good = self.folder and find_last_good(self.folder.snapshots, self.monitor, plan.snapshot_every)

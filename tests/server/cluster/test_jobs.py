@@ -23,6 +23,7 @@ from tests.server.conftest import HOST, wait_for
 from velatura.errors import BadDataset, BadSettings, WorkerLost, WrongBase
 from velatura.server.app import create_app
 from velatura.server.cluster.actor import JobActor
+from velatura.server.cluster.messages import ActorMessage
 from velatura.server.cluster.node import TOKEN_FILE, NodeSetup
 from velatura.server.folders import Folders
 from velatura.server.jobs.queue import MAX_STARTS
@@ -209,13 +210,38 @@ def test_a_job_goes_on_with_another_worker_when_its_own_ends(client, state, clus
     assert len(state.pictures.of_job(job_id)) == 1
 
 
-def test_a_job_that_ends_its_workers_again_and_again_fails(client, state, monkeypatch):
-    monkeypatch.setattr(JobActor, "begin", lambda *_: (_ for _ in ()).throw(WorkerLost("out of memory")))
+def test_a_job_that_ends_its_workers_after_a_step_again_and_again_fails(client, state, monkeypatch):
+    def poll(actor: JobActor, _: object) -> list[ActorMessage]:
+        if actor in lost:
+            raise WorkerLost("out of memory")
+        lost.add(actor)
+        return [ActorMessage("step", {"done": 1, "total": 2, "stage": "painting"})]
+
+    lost = set[JobActor]()
+    monkeypatch.setattr(JobActor, "begin", lambda *_: None)
+    monkeypatch.setattr(JobActor, "poll", poll)
     job = wait_for(client, submit(client, **LONG))
+    assert job["progress"]["done"] == 1
     assert (job["state"], job["error"]["code"], job["starts"]) == ("failed", "interrupted", MAX_STARTS)
     monkeypatch.undo()
     recipe = {"prompt": "a cat", "steps": 2, "seed": 2}
     assert wait_for(client, submit(client, kind="paint", recipe=recipe))["state"] == "done"
+
+
+def test_what_an_actor_stores_resets_the_starts_of_its_job(client, state, monkeypatch):
+    def poll(*_: object) -> list[ActorMessage]:
+        return [ActorMessage("stored", {}), ActorMessage("done", {}), ActorMessage("end", {})]
+
+    monkeypatch.setattr(JobActor, "poll", poll)
+    take_job = state.jobs.queue.take_job
+
+    def take_late(job_id: str) -> Any:
+        state.database.change("UPDATE jobs SET starts = 3 WHERE id = ?", (job_id,))
+        return take_job(job_id)
+
+    monkeypatch.setattr(state.jobs.queue, "take_job", take_late)
+    job = wait_for(client, submit(client, kind="paint", recipe={"prompt": "a cat", "steps": 1}))
+    assert (job["state"], job["starts"]) == ("done", 1)
 
 
 def test_an_error_names_the_file_that_a_machine_does_not_see(client, monkeypatch):

@@ -52,7 +52,8 @@ class JobActor:
         self._messages = Messages()
         pictures = PictureStore(database, folders)
         events = ForwardedEvents(database, pictures, self._messages)
-        service = JobService(JobQueue(database), events, 1, on_withdrawn=lambda _job: None)
+        queue = ForwardedQueue(database, self._messages)
+        service = JobService(queue, events, 1, on_withdrawn=lambda _job: None)
         models = Models(setup.settings, folders)
         self._resources = JobResources(setup.settings, folders, service, pictures, InputStore(folders), models)
         self._job: ServerJob | None = None
@@ -114,6 +115,24 @@ class JobActor:
         """Delete the temporary folder."""
         LOG.removeHandler(self._log)
         self._scratch.cleanup()
+
+
+class ForwardedQueue(JobQueue):
+    """Queue of an actor, whose jobs the server stores.
+
+    Args:
+        database: The actor's database.
+        messages: Where it sends what the server has to store.
+    """
+
+    def __init__(self, database: Database, messages: Messages) -> None:
+        super().__init__(database)
+        self._messages = messages
+
+    def reset_starts(self, job_id: str) -> None:
+        """Let the server count the starts of a job from this one."""
+        del job_id  # an actor runs one job at a time
+        self._messages.put(ActorMessage("stored", {}))
 
 
 class ForwardedEvents(EventLog):

@@ -39,6 +39,7 @@ class JobFollower:
         self._failure: Exception | None = None
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
             "step": self._repeat_step,
+            "stored": lambda _: context.mark_stored(),
             "log": lambda data: context.publish("log", **data),
             "warning": lambda data: context.warn(data["message"]),
             "done": self._finish,

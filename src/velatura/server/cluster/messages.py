@@ -68,12 +68,13 @@ class ActorMessage(NamedTuple):
     """What happened to a job in an actor.
 
     Attributes:
-        type: An event of the job, a line for the server's log, or "end" behind the last one.
+        type: An event of the job, a line for the server's log, "stored" if something of it is stored in a folder that
+            all machines share, or "end" behind the last one.
         data: The data of the event.
         file: The picture of the event "picture".
     """
 
-    type: EventType | Literal["server_log", "end"]
+    type: EventType | Literal["server_log", "stored", "end"]
     data: Mapping[str, Any]
     file: PictureFile | None = None
 

@@ -23,7 +23,7 @@ LOG = logging.getLogger("velatura.server")
 MAX_LOST_STARTS = 3  # of actors that end before their base is open
 LOST_AGAIN = ErrorDetail(
     code="interrupted",
-    message=f"{MAX_STARTS} workers ended while this job ran and got nowhere: it may need less memory",
+    message=f"{MAX_STARTS} workers ended while this job ran and had nothing stored: it may need less memory",
 )
 
 

@@ -106,6 +106,10 @@ class JobContext:
         more = {key: value for key, value in data.items() if value is not None}
         self.publish("step", done=done, total=total, stage=stage, **more, **({"previews": images} if images else {}))
 
+    def mark_stored(self) -> None:
+        """Record that something of the job is stored, so that the job may be started again as often as at first."""
+        self.resources.service.queue.reset_starts(self.job.id)
+
     def log(self, text: str) -> None:
         """Publish a line of text."""
         self.publish("log", text=hide_paths(text, self.resources.folders.roots))
@@ -132,7 +136,7 @@ class JobContext:
         return stored
 
     def report_picture(self, stored: StoredPicture) -> None:
-        """Publish that a picture is there."""
+        """Publish that a picture is stored."""
         url = f"/api/pictures/{stored.id}/file"
         self.publish(
             "picture",
@@ -143,6 +147,7 @@ class JobContext:
             height=stored.height,
             seed=stored.recipe.get("seed"),
         )
+        self.mark_stored()
 
     def finish(self, result: Mapping[str, object]) -> None:
         """End the job with its result."""
@@ -150,12 +155,14 @@ class JobContext:
         self._end("done", **result)
 
     def settle(self, error: BaseException) -> None:
-        """End the job with an error, or put it back into the queue if the server ends."""
+        """End the job with an error, or put it back into the queue if the server ends or the job's worker has ended."""
         if isinstance(error, JobStopped):
             if self.is_cancelled:
                 self._end("cancelled")
             else:
-                self.resources.service.queue.requeue(self.job.id)
+                service = self.resources.service
+                put_back = service.queue.put_back if service.is_stopping.is_set() else service.queue.requeue
+                put_back(self.job.id)
                 self.publish("interrupted")
                 self.has_ended = True
             return

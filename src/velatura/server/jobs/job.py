@@ -40,7 +40,7 @@ class ServerJob(BaseModel):
         priority: Jobs of higher priority run first.
         request: What was asked for, with nothing left to chance: missing seeds are drawn.
         created, started, ended: Seconds since 1970.
-        starts: How often it was started since it last got anywhere.
+        starts: How often it was started since something of it was stored, without those that the server stopped.
         warnings: What velatura warned of.
         result: What came of it, by kind; pictures so far while it runs.
         error: Why it failed.

@@ -13,10 +13,10 @@ from velatura.server.errors import ErrorDetail
 from velatura.server.jobs.database import Database
 from velatura.server.jobs.job import ENDED_STATES, JobProgress, JobState, ServerJob
 
-MAX_STARTS = 5  # of a job that gets nowhere: it may be what ends the server
+MAX_STARTS = 5  # of a job of which nothing is stored: it may be what ends the server
 POISON = ErrorDetail(
     code="interrupted",
-    message=f"the server ended {MAX_STARTS} times while this job ran and got nowhere: it may need less memory",
+    message=f"the server ended {MAX_STARTS} times while this job ran and had nothing stored: it may need less memory",
 )
 
 
@@ -150,10 +150,12 @@ class JobQueue:
         return job and job.state
 
     def save_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Store how far a job is; it got somewhere, so it may be started again."""
-        self._database.change(
-            "UPDATE jobs SET progress = ?, starts = 1 WHERE id = ?", (progress.model_dump_json(), job_id)
-        )
+        """Store how far a job is; what it has done is lost all the same if its worker ends."""
+        self._database.change("UPDATE jobs SET progress = ? WHERE id = ?", (progress.model_dump_json(), job_id))
+
+    def reset_starts(self, job_id: str) -> None:
+        """Count the starts of a job from this one: something of it is stored, which the next one need not make."""
+        self._database.change("UPDATE jobs SET starts = 1 WHERE id = ?", (job_id,))
 
     def save_warnings(self, job_id: str, warnings: Sequence[str]) -> None:
         """Store the warnings of a job."""
@@ -176,10 +178,15 @@ class JobQueue:
         self._database.change("UPDATE jobs SET state = 'queued' WHERE id = ? AND state = 'running'", (job_id,))
         self.notify()
 
+    def put_back(self, job_id: str) -> None:
+        """Put a job that was asked to stop back into the queue; this start does not count."""
+        self._database.change("UPDATE jobs SET starts = max(1, starts - 1) WHERE id = ?", (job_id,))
+        self.requeue(job_id)
+
     def recover(self) -> tuple[list[ServerJob], list[ServerJob]]:
         """Settle the jobs that ran when the server ended: return those queued again, and those that ended.
 
-        A job that was to be cancelled is; one that was started MAX_STARTS times and got nowhere has failed.
+        A job that was to be cancelled is; one that was started MAX_STARTS times with nothing stored has failed.
         """
         query = "SELECT id, starts, is_cancelled FROM jobs WHERE state = 'running'"
         requeued, ended = list[ServerJob](), list[ServerJob]()

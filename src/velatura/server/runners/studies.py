@@ -25,12 +25,16 @@ def run_compare(context: JobContext) -> None:
 
     def on_trial(name: str, done: int, total: int) -> None:
         nonlocal trial
+        if trial:
+            context.mark_stored()  # the trial before this one
         trial = f"trial {done + 1} of {total}, {name}"
         context.check()
         context.log(trial)
         context.step(done, total, trial)
 
     def on_stage(stage: Stage) -> None:
+        if stage.is_stored:
+            context.mark_stored()
         context.check()
         context.step(stage.done, stage.total, f"{trial}: {stage.name}")
 

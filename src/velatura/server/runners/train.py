@@ -145,6 +145,11 @@ def _make_class_pictures(context: JobContext, base: Base, dataset: Path, options
     if dataset.is_relative_to(DATA_FOLDER):
         raise BadPlan("class pictures cannot be kept in a bundled set: upload pictures of your own")
     assert options.class_prompt is not None
+
+    def on_picture(done: int, total: int) -> None:
+        context.mark_stored()
+        context.step(done, total, "painting class pictures")
+
     caption_class_pictures(dataset, options.class_prompt)
     make_class_pictures(
         base,
@@ -152,7 +157,7 @@ def _make_class_pictures(context: JobContext, base: Base, dataset: Path, options
         options.class_prompt,
         options.class_pictures,
         seed=seed,
-        on_picture=lambda done, total: context.step(done, total, "painting class pictures"),
+        on_picture=on_picture,
     )
 
 
@@ -172,6 +177,8 @@ def _make_aesthetic(context: JobContext, request: TrainRequest, options: Aesthet
 
 def _on_step(context: JobContext) -> Callable[[Step], None]:
     def on_step(step: Step) -> None:
+        if step.is_stored:
+            context.mark_stored()
         context.step(step.done, step.total, "training", loss=step.loss, rate=step.rate)
         context.check()
 

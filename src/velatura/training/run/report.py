@@ -19,12 +19,14 @@ class Step:
         total: Steps of the whole run.
         loss: The loss of this step.
         rate: Its learning rate.
+        is_stored: A snapshot of the run after this step is stored.
     """
 
     done: int
     total: int
     loss: float
     rate: float
+    is_stored: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,14 @@ class Stage:
 
     Attributes:
         name: What is done: "preparing pictures", "painting previews" or "painting strengths".
-        done, total: Pictures done, and pictures in all.
+        done, total: Pictures done, and pictures in all; of a trial's "training" its steps.
+        is_stored: Of a trial's "training": a snapshot after this step is stored.
     """
 
     name: str
     done: int
     total: int
+    is_stored: bool = False
 
 
 OnStage = Callable[[Stage], None]
