@@ -8,6 +8,8 @@ from __future__ import annotations
 import base64
 import io
 import pickle
+import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,11 +22,12 @@ from PIL import Image
 
 import velatura
 from tests.server.conftest import HOST, wait_for
-from velatura.errors import BadDataset, BadSettings, WorkerLost, WrongBase
+from velatura.errors import BadDataset, BadSettings, ProcessFailed, WorkerLost, WrongBase
 from velatura.server.app import create_app
 from velatura.server.cluster.actor import JobActor
 from velatura.server.cluster.messages import ActorMessage
 from velatura.server.cluster.node import TOKEN_FILE, NodeSetup
+from velatura.server.cluster.worker import MAX_LOST_STARTS
 from velatura.server.folders import Folders
 from velatura.server.jobs.queue import MAX_STARTS
 from velatura.server.settings import ServerSettings
@@ -285,6 +288,47 @@ def test_a_server_without_a_machine_that_can_serve_ends_with_the_reason(models, 
         until(lambda: ended)
     with pytest.raises(BadSettings, match=r"has velatura 0\.0\.1, and the server has 9\.9: install the same"):
         raise app.state.velatura.failure
+
+
+def test_a_server_whose_cluster_starts_no_worker_ends_with_the_reason(models, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        starts.append(True)
+        raise ConnectionError("the channel is closed\nfor ever")
+
+    starts = list[bool]()
+    monkeypatch.setattr(LocalCluster, "start_actor", fail)
+    monkeypatch.setattr("velatura.server.cluster.worker.RESTART_SECONDS", 0.0)
+    app = create_app(ServerSettings.of(library=(models,), out=tmp_path / "out"), LocalCluster())
+    with TestClient(app, base_url=f"http://{HOST}"):
+        failure = until(lambda: app.state.velatura.failure)
+    assert isinstance(failure, ProcessFailed)
+    assert "ended before their base was open (the channel is closed): Ray must be running" in str(failure)
+    assert len(starts) == 2 * MAX_LOST_STARTS
+
+
+def test_workers_live_on_after_errors_of_the_queue_and_of_the_end_of_an_actor(client, state, cluster, monkeypatch):
+    def fail(*_: object) -> None:
+        failures.append(threading.current_thread())
+        raise sqlite3.OperationalError("database is locked")
+
+    failures = list[threading.Thread]()
+    end = LocalActor.end
+    monkeypatch.setattr(LocalActor, "end", lambda actor: (end(actor), fail()))
+    for module in ("velatura.server.cluster.worker", "velatura.server.jobs.worker"):
+        monkeypatch.setattr(f"{module}.IDLE_SECONDS", 0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(state.jobs.queue, "take", fail)
+        state.jobs.queue.notify()
+        until(lambda: len({*failures}) == 4)  # two of the cluster, and the server's own two
+    job_id = submit(client, **LONG)
+    until_it_paints(state, job_id)
+    before = len(failures)
+    cluster.actor_of(job_id).is_lost = True
+    until(lambda: "interrupted" in types_of(state, job_id))
+    client.post(f"/api/jobs/{job_id}/cancel")
+    assert wait_for(client, job_id)["state"] == "cancelled"
+    assert len(failures) > before
+    assert all(worker.is_alive() for worker in state._workers)
 
 
 def test_a_machine_with_another_base_is_left_out(models, tmp_path, monkeypatch):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from threading import Thread
 
 from velatura.compare.cluster import Cluster, ClusterActor
@@ -21,6 +22,7 @@ from velatura.server.jobs.worker import IDLE_SECONDS, open_context
 
 LOG = logging.getLogger("velatura.server")
 MAX_LOST_STARTS = 3  # of actors that end before their base is open
+RESTART_SECONDS = 2.0  # between two such starts, and as much more after each
 LOST_AGAIN = ErrorDetail(
     code="interrupted",
     message=f"{MAX_STARTS} workers ended while this job ran and had nothing stored: it may need less memory",
@@ -57,17 +59,44 @@ class ClusterWorker(Thread):
         """Start an actor, run job after job on it, and start another one where it is lost."""
         while not self._service.is_stopping.is_set():
             self.info = WorkerInfo()
-            actor = self._cluster.start_actor(JobActor)
             try:
-                self._take_jobs(actor, self._prepare(actor))
+                with self._open_actor() as actor:
+                    self._take_jobs(actor, self._prepare(actor))
             except WorkerLost as lost:
                 if not self._service.is_stopping.is_set():
                     LOG.warning("a worker of the cluster ended (%s): another one is started", lost)
+                self._service.is_stopping.wait(RESTART_SECONDS * self._lost_starts)
             except VelaturaError as error:
                 self._on_refusal(self, error)
                 return
-            finally:
+
+    @contextmanager
+    def _open_actor(self) -> Generator[ClusterActor]:
+        """Start an actor, and end its process behind the block.
+
+        Raises:
+            WorkerLost: It cannot be started.
+            ProcessFailed: It could not be started again and again.
+        """
+        try:
+            actor = self._cluster.start_actor(JobActor)
+        except Exception as error:  # Ray's client raises plain Exception for a lost connection
+            raise self._lost_start(WorkerLost(str(error).partition("\n")[0] or type(error).__name__)) from error
+        try:
+            yield actor
+        finally:
+            with suppress(Exception):  # as of a connection that is lost, and the actor with it
                 actor.end()
+
+    def _lost_start(self, lost: WorkerLost) -> WorkerLost | ProcessFailed:
+        """Count an actor that ended before its base was open; return the error, another one for the last of several."""
+        self._lost_starts += 1
+        if self._lost_starts < MAX_LOST_STARTS or self._service.is_stopping.is_set():
+            return lost
+        return ProcessFailed(
+            f"{MAX_LOST_STARTS} workers of the cluster ended before their base was open ({lost}): Ray must be running, "
+            "and every machine needs velatura[serve,cluster] of this version, and memory for the base"
+        )
 
     def _prepare(self, actor: ClusterActor) -> NodeInfo:
         """Let an actor open the base.
@@ -81,13 +110,7 @@ class ClusterWorker(Thread):
         try:
             node: NodeInfo = actor.call("prepare", self._setup, is_abandoned=self._service.is_stopping.is_set)
         except WorkerLost as lost:
-            self._lost_starts += 1
-            if self._lost_starts < MAX_LOST_STARTS or self._service.is_stopping.is_set():
-                raise
-            raise ProcessFailed(
-                f"{MAX_LOST_STARTS} workers of the cluster ended before their base was open ({lost}): every machine "
-                "needs velatura[serve,cluster] of this version, and memory for the base"
-            ) from None
+            raise self._lost_start(lost) from None
         self._service.is_ready.wait()  # the base is open here too
         if self._service.is_stopping.is_set():
             raise WorkerLost("the server ends")
@@ -101,23 +124,33 @@ class ClusterWorker(Thread):
         return node
 
     def _take_jobs(self, actor: ClusterActor, node: NodeInfo) -> None:
-        """Run job after job until the service stops.
+        """Run job after job until the service stops; where one cannot be stored, wait a little and go on.
 
         Raises:
             WorkerLost: The actor's process ended; its job is queued again.
         """
-        queue = self._service.queue
         while not self._service.is_stopping.is_set():
             self.info = WorkerInfo(host=node.host, process=node.process, device=node.device)
-            job = queue.take("device", CLUSTER_KINDS)
-            if job is not None:
-                self.info = self.info.model_copy(update={"job": job.id})
-                self._run_job(actor, node, job)
-                continue
-            with queue.changed:
-                if not self._service.is_stopping.is_set() and not queue.has_waiting("device", CLUSTER_KINDS):
-                    queue.changed.wait(IDLE_SECONDS)
+            try:
+                self._take_job(actor, node)
+            except WorkerLost:
+                raise
+            except Exception:  # as of a database that is locked, or of a full disk
+                LOG.exception("a job could not be taken for %s, or its end not be stored", node.host)
+                self._service.is_stopping.wait(IDLE_SECONDS)
         actor.call("close", is_abandoned=lambda: True)
+
+    def _take_job(self, actor: ClusterActor, node: NodeInfo) -> None:
+        """Run the next job, or wait for one a while."""
+        queue = self._service.queue
+        job = queue.take("device", CLUSTER_KINDS)
+        if job is not None:
+            self.info = self.info.model_copy(update={"job": job.id})
+            self._run_job(actor, node, job)
+            return
+        with queue.changed:
+            if not self._service.is_stopping.is_set() and not queue.has_waiting("device", CLUSTER_KINDS):
+                queue.changed.wait(IDLE_SECONDS)
 
     def _run_job(self, actor: ClusterActor, node: NodeInfo, job: ServerJob) -> None:
         """Run a job to its end, or put it back into the queue."""

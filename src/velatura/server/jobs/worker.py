@@ -55,23 +55,24 @@ class JobWorker(Thread):
             service.is_ready.set()
         service.is_ready.wait()  # two threads that import torch at once get in each other's way
         while not service.is_stopping.is_set():
-            job = service.queue.take(self._lane, self._kinds)
-            if job is not None:
-                self._run(job)
-                continue
-            with service.queue.changed:
-                if not service.is_stopping.is_set() and not service.queue.has_waiting(self._lane, self._kinds):
-                    service.queue.changed.wait(IDLE_SECONDS)
+            try:
+                self._take_job()
+            except Exception:  # as of a database that is locked, or of a full disk
+                LOG.exception("a job could not be taken, or its end not be stored")
+                service.is_stopping.wait(IDLE_SECONDS)
         if self._lane == "device":
             self._resources.models.close()
 
-    def _run(self, job: ServerJob) -> None:
-        """Run a job; where even its end cannot be stored, as on a full disk, wait a little and go on."""
-        try:
+    def _take_job(self) -> None:
+        """Run the next job, or wait for one a while."""
+        service = self._resources.service
+        job = service.queue.take(self._lane, self._kinds)
+        if job is not None:
             run_job(job, self._resources)
-        except Exception:
-            LOG.exception("the end of job %s could not be stored", job.id)
-            self._resources.service.is_stopping.wait(IDLE_SECONDS)
+            return
+        with service.queue.changed:
+            if not service.is_stopping.is_set() and not service.queue.has_waiting(self._lane, self._kinds):
+                service.queue.changed.wait(IDLE_SECONDS)
 
     def _open_base(self) -> bool:
         try:
