@@ -12,6 +12,7 @@ from velatura.server.jobs.database import Database
 from velatura.server.jobs.events import EventLog
 from velatura.server.jobs.job import JobProgress
 from velatura.server.jobs.queue import MAX_STARTS, POISON, JobQueue
+from velatura.server.jobs.worker import OTHER_VERSION
 from velatura.server.settings import ServerSettings
 
 SLOW = {"kind": "paint", "recipe": {"prompt": "a house", "steps": 1000, "seed": 1}}
@@ -102,6 +103,12 @@ def test_what_a_job_stores_resets_its_starts(client, state, request_):
     job = wait_for(client, job_id)
     assert (job["state"], job["starts"]) == ("done", 1)
     assert [event.data for event in state.jobs.events.after(0, job_id) if event.type == "started"] == [{"starts": 4}]
+
+
+def test_a_job_of_another_version_fails_with_the_reason(client, state):
+    for lane in ("device", "files"):
+        job = wait_for(client, state.jobs.queue.add("dream", lane, {"kind": "dream"}).id)
+        assert (job["state"], job["error"]) == ("failed", OTHER_VERSION.model_dump())
 
 
 def test_a_job_cancelled_while_it_ran_is_cancelled_after_a_crash(tmp_path):

@@ -30,6 +30,7 @@ from velatura.server.cluster.node import TOKEN_FILE, NodeSetup
 from velatura.server.cluster.worker import MAX_LOST_STARTS
 from velatura.server.folders import Folders
 from velatura.server.jobs.queue import MAX_STARTS
+from velatura.server.jobs.worker import OTHER_VERSION
 from velatura.server.settings import ServerSettings
 from velatura.server.state import ServerState
 
@@ -263,6 +264,11 @@ def test_jobs_of_other_kinds_run_here(client, state, cluster):
     job = wait_for(client, submit(client, kind="convert", name="ink2", overlay="ink"))
     assert job["state"] == "done"
     assert {id(actor): actor.actor._job for actor in cluster.actors} == actors
+
+
+def test_a_job_of_another_version_fails_here(client, state):
+    job = wait_for(client, state.jobs.queue.add("dream", "device", {"kind": "dream"}).id)
+    assert (job["state"], job["error"]) == ("failed", OTHER_VERSION.model_dump())
 
 
 def test_a_server_that_ends_queues_what_ran(models, tmp_path):

@@ -96,38 +96,42 @@ class JobQueue:
         )
         return [_to_job(row) for row in self._database.rows(query, (lane, kind, limit))]
 
-    def has_waiting(self, lane: str, kinds: Sequence[str] = ()) -> bool:
+    def has_waiting(self, lane: str, kinds: Sequence[str] = (), other_than: Sequence[str] = ()) -> bool:
         """Return True if a job of a lane waits.
 
         Args:
             lane: The lane.
             kinds: Only jobs of these kinds.
+            other_than: No jobs of these kinds.
         """
-        return self._next_id(lane, kinds) is not None
+        return self._next_id(lane, kinds, other_than) is not None
 
     def count(self) -> dict[JobState, int]:
         """Return how many jobs there are by state."""
         rows = self._database.rows("SELECT state, count(*) AS count FROM jobs GROUP BY state")
         return {row["state"]: row["count"] for row in rows}
 
-    def take(self, lane: str, kinds: Sequence[str] = ()) -> ServerJob | None:
+    def take(self, lane: str, kinds: Sequence[str] = (), other_than: Sequence[str] = ()) -> ServerJob | None:
         """Return the next job of a lane, which runs from now on; None if none waits.
 
         Args:
             lane: The lane.
             kinds: Only jobs of these kinds.
+            other_than: No jobs of these kinds.
         """
-        while (job_id := self._next_id(lane, kinds)) is not None:
+        while (job_id := self._next_id(lane, kinds, other_than)) is not None:
             job = self.take_job(job_id)
             if job is not None:  # otherwise another worker was faster
                 return job
         return None
 
-    def _next_id(self, lane: str, kinds: Sequence[str]) -> str | None:
+    def _next_id(self, lane: str, kinds: Sequence[str], other_than: Sequence[str]) -> str | None:
         """Return the id of the job of a lane that is to run next."""
-        condition = f"AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
-        query = f"SELECT id FROM jobs WHERE state = 'queued' AND lane = ? {condition} ORDER BY priority DESC, number"
-        rows = self._database.rows(f"{query} LIMIT 1", (lane, *kinds))
+        conditions = ["state = 'queued'", "lane = ?", f"kind NOT IN ({', '.join('?' * len(other_than))})"]
+        if kinds:
+            conditions.append(f"kind IN ({', '.join('?' * len(kinds))})")
+        query = f"SELECT id FROM jobs WHERE {' AND '.join(conditions)} ORDER BY priority DESC, number LIMIT 1"
+        rows = self._database.rows(query, (lane, *other_than, *kinds))
         return rows[0]["id"] if rows else None
 
     def take_job(self, job_id: str) -> ServerJob | None:

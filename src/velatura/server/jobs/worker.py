@@ -41,7 +41,8 @@ class JobWorker(Thread):
     ) -> None:
         super().__init__(name=f"velatura-{lane}", daemon=True)
         self._has_cluster = has_cluster
-        self._kinds = [name for name in JOB_KINDS if not has_cluster or name not in CLUSTER_KINDS]
+        # all others, also those of another version in the queue, which fail with the reason
+        self._other_than = CLUSTER_KINDS if has_cluster else ()
         self._lane: Lane = lane
         self._resources = resources
         self._on_failure = on_failure
@@ -66,12 +67,13 @@ class JobWorker(Thread):
     def _take_job(self) -> None:
         """Run the next job, or wait for one a while."""
         service = self._resources.service
-        job = service.queue.take(self._lane, self._kinds)
+        job = service.queue.take(self._lane, other_than=self._other_than)
         if job is not None:
             run_job(job, self._resources)
             return
         with service.queue.changed:
-            if not service.is_stopping.is_set() and not service.queue.has_waiting(self._lane, self._kinds):
+            is_waiting = service.queue.has_waiting(self._lane, other_than=self._other_than)
+            if not service.is_stopping.is_set() and not is_waiting:
                 service.queue.changed.wait(IDLE_SECONDS)
 
     def _open_base(self) -> bool:
