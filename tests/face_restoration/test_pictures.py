@@ -12,6 +12,7 @@ from PIL import Image
 
 import velatura
 from tests.face_restoration.states import CODEFORMER, GFPGAN, RETINAFACE, make_state
+from velatura.face_restoration import open_face_detector
 from velatura.face_restoration.align import TEMPLATE
 from velatura.face_restoration.detect import DetectedFace
 from velatura.formats.inspect.inspect import inspect_file
@@ -89,6 +90,23 @@ def test_of_several_files_the_usual_one_is_taken_then_the_newest(tmp_path):
     save_face_models(tmp_path, GFPGAN, name="zebra.pth")
     assert find_face_files(None, library).restorer.name == "GFPGANv1.4"
     assert list_face_restorers(library) == ["GFPGAN", "GFPGANv1.2", "GFPGANv1.3", "GFPGANv1.4", "zebra"]
+
+
+def test_the_detector_is_the_one_on_a_resnet_under_its_usual_name(tmp_path):
+    folder = save_face_models(tmp_path, GFPGAN) / "models/GFPGAN"
+    mobile = {name: STATES[RETINAFACE][name] for name in STATES[RETINAFACE] if not name.startswith("body.")}
+    # as facexlib's network on MobileNet-0.25 names its body
+    mobile["body.stage1.0.0.weight"] = torch.ones(8, 3, 3, 3)
+    torch.save(mobile, folder / "detection_mobilenet0.25_Final.pth")
+    library = velatura.Library(tmp_path, cache=tmp_path / "cache")
+    with pytest.raises(velatura.UnknownName, match=r"needs detection_Resnet50_Final\.pth, which finds them"):
+        find_face_files(None, library)
+    with pytest.raises(velatura.BadFile, match=r"0\.25_Final\.pth is RetinaFace on MobileNet: give detection_Resnet50"):
+        open_face_detector(folder / "detection_mobilenet0.25_Final.pth")
+    save_face_models(tmp_path, RETINAFACE, name="a detector.pth")
+    assert find_face_files(None, library).detector.name == "a detector"
+    save_face_models(tmp_path, RETINAFACE)
+    assert find_face_files(None, library).detector.name == "detection_Resnet50_Final"
 
 
 @pytest.mark.parametrize(

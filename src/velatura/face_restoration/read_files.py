@@ -26,6 +26,7 @@ from velatura.tensors import StateDict, open_meta, open_tensors
 from velatura.upscaling.weights_file import find_weights, load_network
 
 GFPGAN, CODEFORMER, RETINAFACE = "GFPGAN", "CodeFormer", "RetinaFace"
+MOBILE_RETINAFACE = "RetinaFace on MobileNet"  # detection_mobilenet0.25_Final.pth, which A1111 downloads too
 FIRST_GFPGAN = "GFPGAN 1.0"  # with custom operators, which other layers would have to replace
 # A tensor that a network of each kind has, and no other
 MARKERS = {
@@ -33,8 +34,16 @@ MARKERS = {
     GFPGAN: "conv_body_first.weight",
     CODEFORMER: "idx_pred_layer.1.weight",
     RETINAFACE: "LandmarkHead.0.conv1x1.weight",
+    MOBILE_RETINAFACE: "LandmarkHead.0.conv1x1.weight",
 }
-SIDECAR_MARKERS = {GFPGAN: "stylegan_decoder.", FIRST_GFPGAN: "stylegan_decoder."}  # beside those that others may have
+# Starts of names beside those markers that others may have
+SIDECAR_MARKERS = {
+    GFPGAN: "stylegan_decoder.",
+    FIRST_GFPGAN: "stylegan_decoder.",
+    RETINAFACE: "body.layer4.",
+    MOBILE_RETINAFACE: "body.stage1.",
+}
+FACE_DETECTORS = (RETINAFACE, MOBILE_RETINAFACE)
 # What files hold beside the network that restores: what made styles of noise, and colours of the U-Net in training
 UNUSED = ("stylegan_decoder.style_mlp.", "toRGB.")
 BATCH_COUNTER = "num_batches_tracked"

@@ -13,7 +13,7 @@ from torch import Tensor
 from velatura.base.families import FAMILY_BY_CROSS_WIDTH
 from velatura.base.image_condition import LATENT_CHANNELS
 from velatura.card import Card
-from velatura.face_restoration.read_files import RETINAFACE, detect_face_model
+from velatura.face_restoration.read_files import FACE_DETECTORS, detect_face_model
 from velatura.formats import native
 from velatura.formats.checkpoints import single_file, vae_file
 from velatura.formats.checkpoints.ldm_families import (
@@ -205,7 +205,7 @@ def detect_upscaler_file(contents: Contents, _: StateDict) -> CardAndDialect | N
 def detect_face_file(contents: Contents, _: StateDict) -> CardAndDialect | None:
     """Detect a network that restores faces or finds them."""
     model = detect_face_model(find_weights(contents))
-    kind = "face-detector" if model == RETINAFACE else "face-restorer"
+    kind = "face-detector" if model in FACE_DETECTORS else "face-restorer"
     return (Card(kind=kind, outline=model), model.lower()) if model else None
 
 

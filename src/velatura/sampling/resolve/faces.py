@@ -18,7 +18,7 @@ from velatura.face_restoration import (
     open_face_restorer,
     restore_faces,
 )
-from velatura.face_restoration.read_files import CODEFORMER, GFPGAN
+from velatura.face_restoration.read_files import CODEFORMER, GFPGAN, RETINAFACE
 from velatura.library import Library
 from velatura.library.entry import FACE_KINDS, LibraryEntry
 from velatura.library.model_files import FileState
@@ -98,13 +98,15 @@ def find_face_files(name: str | None, library: Library | None) -> FaceFiles:
     if library is None:
         raise UnknownName(f"restoring faces needs files: give a library with {_file_advice(name)} and {DETECTOR_FILE}")
     restorer, recorded = _find_restorer(name, library)
-    detectors = _usable_entries(library, DETECTOR_KIND)
+    entries = _usable_entries(library, DETECTOR_KIND)
+    detectors = [entry for entry in entries if entry.info.card.outline == RETINAFACE]
     if not detectors:
         raise UnknownName(
             f"restoring faces needs {DETECTOR_FILE}, which finds them, and the library does not have it: put it into "
             "models/GFPGAN"
         )
-    return FaceFiles(recorded, restorer, detectors[0])
+    usual = Path(DETECTOR_FILE).stem
+    return FaceFiles(recorded, restorer, max(detectors, key=lambda entry: entry.name == usual))
 
 
 def list_face_restorers(library: Library) -> list[str]:
