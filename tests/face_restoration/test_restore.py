@@ -53,6 +53,14 @@ def test_landmarks_on_one_spot_are_not_a_face(points):
     assert align_face(landscape(64, 64), points, 32) is None
 
 
+@pytest.mark.parametrize("points", [TEMPLATE * 1e9, TEMPLATE * 32 * 15_000], ids=["gigapixels", "a border of 30,000"])
+def test_landmarks_much_larger_than_the_image_are_not_a_face(points, monkeypatch):
+    image = landscape(64, 64)
+    assert align_face(image, points, 32) is None
+    monkeypatch.setattr(restore, "detect_faces", lambda *_, **__: faces_at(points))
+    assert restore.restore_faces(Bright(), None, image).image is image
+
+
 @pytest.mark.parametrize(("side", "angle"), [(120, 0), (60, 30), (400, -20), (120, 180)])
 def test_the_landmarks_of_a_face_come_to_the_template(side, angle):
     points = landmarks((200, 180), side, angle)

@@ -26,6 +26,7 @@ EDGE_COLOUR = (135, 133, 132)  # outside the image, that of FFHQ's aligned faces
 BORDER = 2  # pixels of a face that repeat the image's edge before that colour begins
 FEATHER = 0.12  # width of the mask's soft edge, by the side of the face
 MARGIN = 0.02  # around it, where the mask is empty
+MAX_FACE_SIZE = 4  # of an aligned face, in longer sides of the image; a larger one is none, and needs a huge border
 
 
 class Similarity(NamedTuple):
@@ -77,7 +78,7 @@ def align_face(image: Image.Image, landmarks: np.ndarray, side: int) -> tuple[Im
         The face, and the transform from the image's pixels to the face's; None for landmarks that cannot be a face's.
     """
     to_face = fit_similarity(landmarks, TEMPLATE * side)
-    if to_face is None:
+    if to_face is None or side > to_face.scale * MAX_FACE_SIZE * max(image.size):
         return None
     # so that the colour outside does not mix into the last pixels of the image
     border = math.ceil(BORDER * max(1, 1 / to_face.scale))
