@@ -202,7 +202,14 @@ def test_infotext_says_how_faces_were_restored(text, fields):
 
 def test_a_file_that_has_changed_is_opened_again(library):
     files = find_face_files("GFPGAN", library)
-    models = files.open()
-    assert files.open().restorer is models.restorer
+    models = files.open("cpu")
+    assert files.open(torch.device("cpu")).restorer is models.restorer
     os.utime(files.restorer.path, (1, 1))
-    assert find_face_files("GFPGAN", library).open().restorer is not models.restorer
+    assert find_face_files("GFPGAN", library).open("cpu").restorer is not models.restorer
+
+
+def test_a_network_is_shared_on_one_device_alone(library):
+    files = find_face_files("GFPGAN", library)
+    here, elsewhere = files.open("cpu"), files.open("meta")
+    assert here.restorer is not elsewhere.restorer
+    assert here.detector is not elsewhere.detector

@@ -89,7 +89,7 @@ def _restore_faces(
     from velatura.base.devices import find_device
     from velatura.sampling.resolve.faces import find_face_files, restore_picture_faces
 
-    models = find_face_files(name, library).open()
+    models = find_face_files(name, library).open(find_device(device))
     [result] = restore_picture_faces(models, [source], weight=weight, device=find_device(device))
     return result
 

@@ -134,7 +134,7 @@ def prepare_job(base: Base, recipe: Recipe, resolver: OverlayResolver, init_imag
     check_recipe(base, recipe, init_image)
     recipe = call_resources(recipe, resolver.library)
     upscaler = find_recipe_upscaler(recipe, resolver.library)
-    face_models = find_recipe_faces(recipe, resolver.library)
+    face_models = find_recipe_faces(recipe, resolver.library, base.device)
     filled = _fill_faces(fill_recipe(base, recipe, init_image, upscaler), face_models)
     passes = plan_passes(base, filled, resolver, starts_from_image=init_image is not None)
     layout_job = None

@@ -126,7 +126,7 @@ class LibraryView:
         from velatura.sampling.resolve.faces import find_face_files
 
         with self._lock, ignore_warnings():
-            models = find_face_files(name, self._library).open()
+            models = find_face_files(name, self._library).open(device)
         return restore_faces(models.restorer, models.detector, image, fidelity=weight, device=device, on_face=on_face)
 
     def refresh(self) -> None:

@@ -31,9 +31,10 @@ RESTORER_FOLDERS = {CODEFORMER: "models/Codeformer", GFPGAN: "models/GFPGAN"}
 DETECTOR_FILE = "detection_Resnet50_Final.pth"
 
 Model = TypeVar("Model", FaceRestorer, RetinaFaceDetector)
+ModelKey = tuple[Path, FileState, str]  # threads that compute on different devices share no network: it would be moved
 # The networks that jobs hold now, so that the pictures of one request share theirs
-_OPEN_RESTORERS: WeakValueDictionary[tuple[Path, FileState], FaceRestorer] = WeakValueDictionary()
-_OPEN_DETECTORS: WeakValueDictionary[tuple[Path, FileState], RetinaFaceDetector] = WeakValueDictionary()
+_OPEN_RESTORERS: WeakValueDictionary[ModelKey, FaceRestorer] = WeakValueDictionary()
+_OPEN_DETECTORS: WeakValueDictionary[ModelKey, RetinaFaceDetector] = WeakValueDictionary()
 
 
 class FaceModels(NamedTuple):
@@ -57,13 +58,13 @@ class FaceFiles(NamedTuple):
     restorer: LibraryEntry
     detector: LibraryEntry
 
-    def open(self) -> FaceModels:
-        """Open the networks, or return those that are open already; raises BadFile if one cannot be read."""
-        restorer = _open_once(_OPEN_RESTORERS, self.restorer, open_face_restorer)
-        return FaceModels(self.name, restorer, _open_once(_OPEN_DETECTORS, self.detector, open_face_detector))
+    def open(self, device: torch.device | str) -> FaceModels:
+        """Open the networks for a device, or return those that are open already; raises BadFile if one is damaged."""
+        restorer = _open_once(_OPEN_RESTORERS, self.restorer, device, open_face_restorer)
+        return FaceModels(self.name, restorer, _open_once(_OPEN_DETECTORS, self.detector, device, open_face_detector))
 
 
-def find_recipe_faces(recipe: Recipe, library: Library | None) -> FaceModels | None:
+def find_recipe_faces(recipe: Recipe, library: Library | None, device: torch.device) -> FaceModels | None:
     """Return the networks by which a recipe restores faces, None if it does not.
 
     Warns if the library does not have them: then the picture is made without.
@@ -71,6 +72,7 @@ def find_recipe_faces(recipe: Recipe, library: Library | None) -> FaceModels | N
     Args:
         recipe: The recipe.
         library: Where files are found, None for nowhere.
+        device: Where the networks will compute.
 
     Raises:
         BadFile: A file cannot be read.
@@ -82,7 +84,7 @@ def find_recipe_faces(recipe: Recipe, library: Library | None) -> FaceModels | N
     except UnknownName as error:
         warn(f"faces are not restored: {error}")
         return None
-    return files.open()
+    return files.open(device)
 
 
 def find_face_files(name: str | None, library: Library | None) -> FaceFiles:
@@ -179,10 +181,13 @@ def _usable_entries(library: Library, kind: str) -> list[LibraryEntry]:
 
 
 def _open_once(
-    models: WeakValueDictionary[tuple[Path, FileState], Model], entry: LibraryEntry, open_model: Callable[[Path], Model]
+    models: WeakValueDictionary[ModelKey, Model],
+    entry: LibraryEntry,
+    device: torch.device | str,
+    open_model: Callable[[Path], Model],
 ) -> Model:
-    """Return a network that is open already, or open it if there is none or its file has changed."""
-    key = entry.path, entry.file.state
+    """Return a network that is open for a device already, or open it if there is none or its file has changed."""
+    key = entry.path, entry.file.state, str(device)
     model = models.get(key)
     if model is None:
         model = models[key] = open_model(entry.path)
