@@ -167,6 +167,14 @@ def test_the_weight_of_codeformer_changes_the_face_and_is_recorded(library, tiny
         velatura.generate(tiny, "a house", codeformer_weight=1, face_restorer="GFPGAN", **fields)
 
 
+def test_steps_are_reported_again_while_faces_are_restored(library, tiny, monkeypatch):
+    find_one_face(monkeypatch)
+    calls: list[tuple[int, int]] = []
+    fields = {"restore_faces": True, "library": library, **HOUSE, "steps": 2}
+    velatura.generate(tiny, "a house", on_step=lambda *numbers: calls.append(numbers), **fields)
+    assert calls == [(1, 2), (2, 2), (2, 2), (2, 2)]  # before the face, and at the end
+
+
 def test_only_what_a_mask_covers_is_restored(library, tiny, monkeypatch):
     find_one_face(monkeypatch)
     mask = Image.new("L", (64, 64))

@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
+import velatura
 from velatura.face_restoration import align, detect, restore
 from velatura.face_restoration.align import TEMPLATE, align_face, face_mask, fit_similarity, paste_face
 from velatura.face_restoration.detect import DetectedFace, anchor_boxes
+from velatura.sampling.resolve.faces import FaceModels, restore_picture_faces
 
 
 def landscape(width: int, height: int) -> Image.Image:
@@ -137,6 +139,30 @@ def test_every_face_is_restored_and_the_rest_stays(monkeypatch):
     pixels = np.asarray(result.image)[..., 0]
     assert pixels[50, 50] == pixels[50, 220] == 100 + round(0.4 * 127.5)
     assert (pixels[:, 110:160] == 100).all()
+
+
+def test_of_too_many_faces_the_surest_are_restored(monkeypatch):
+    image = Image.new("RGB", (300, 100), (100, 100, 100))
+    found = faces_at(*(landmarks((10 + 4 * number, 50), 6, 0) for number in range(70)))
+    monkeypatch.setattr(restore, "detect_faces", lambda *_, **__: found)
+    calls: list[tuple[int, int]] = []
+    result = restore.restore_faces(Bright(), None, image, on_face=lambda *numbers: calls.append(numbers))
+    assert (result.face_count, result.left_out) == (64, 6)
+    assert calls == [(done, 64) for done in range(65)]
+    assert np.asarray(result.image)[50, 10 + 4 * 65 :].max() == 100
+    message = "70 faces were found in a picture, and the 64 surest are restored"
+    with pytest.warns(velatura.VelaturaWarning, match=message):
+        restore_picture_faces(FaceModels("x", Bright(), None), [image, image], weight=0.4, device=torch.device("cpu"))
+
+
+def test_what_is_raised_before_a_face_ends_the_work(monkeypatch):
+    monkeypatch.setattr(restore, "detect_faces", lambda *_, **__: faces_at(landmarks((50, 50), 60, 0)))
+
+    def stop(*_: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        restore.restore_faces(Bright(), None, landscape(100, 100), on_face=stop)
 
 
 def test_a_picture_without_faces_is_returned_as_it_is(monkeypatch):

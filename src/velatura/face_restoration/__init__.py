@@ -11,11 +11,12 @@ from velatura.face_restoration.read_files import (
     open_face_detector,
     open_face_restorer,
 )
-from velatura.face_restoration.restore import DEFAULT_FIDELITY, RestoredImage, restore_face, restore_faces
+from velatura.face_restoration.restore import DEFAULT_FIDELITY, OnFace, RestoredImage, restore_face, restore_faces
 
 __all__ = [
     "DEFAULT_FIDELITY",
     "FaceRestorer",
+    "OnFace",
     "RestoredImage",
     "RetinaFaceDetector",
     "detect_face_model",

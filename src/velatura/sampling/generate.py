@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Unpack
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.pipeline import AnyBase, freeze_models, frozen_modules, to_base
+from velatura.face_restoration import OnFace
 from velatura.library import Library
 from velatura.overlays.effect import Effect
 from velatura.overlays.overlay import Overlay
@@ -78,19 +78,21 @@ class BatchRunner:
         self.base = base
         self._preview, self._conditioning_cache = Preview(base), ConditioningCache(base)
 
-    def run(self, batch: Sequence[Job], on_denoised: OnDenoised) -> list[Picture]:
+    def run(self, batch: Sequence[Job], on_denoised: OnDenoised, on_face: OnFace | None = None) -> list[Picture]:
         """Make the pictures of a batch.
 
         Args:
             batch: Jobs with equal batch keys, as `split_into_batches` groups them.
             on_denoised: Called after each step with the denoised latents, (pictures, 4, height / 8, width / 8). What it
                 raises ends the batch, and leaves the base as it was.
+            on_face: Called with the faces done and the faces of a picture, before each face that is restored and at the
+                end of each picture. What it raises ends the batch too.
 
         Raises:
             NanLatents: The latents became NaN or infinite, or there is not enough memory.
         """
         with frozen_modules(*self.base.models):
-            images, effects = run_batch(self.base, batch, self._conditioning_cache, on_denoised)
+            images, effects = run_batch(self.base, batch, self._conditioning_cache, on_denoised, on_face)
         return [Picture(image, job.recipe, tuple(effects)) for job, image in zip(batch, images, strict=True)]
 
     def previews(self, latents: Tensor) -> list[Image.Image]:
@@ -151,7 +153,7 @@ def generate(
         wildcards: The folder of wildcard files. Then `__colour__` in a prompt draws a line of colour.txt, and
             `{cat|dog}` one of the variants, by the seed; the recipe records the template. None draws nothing.
         lenient: Warn of tags whose overlay is unknown and leave them out, instead of raising UnknownName.
-        on_step: Called after each step with the steps done and the steps in all.
+        on_step: Called with the steps done and the steps in all, after each step and while faces are restored.
         on_preview: Called after each step with a small, approximate picture.
         **fields: Further fields of Recipe.
 
@@ -220,7 +222,7 @@ def generate_many(
         base: The base that makes the pictures.
         prompts_or_recipes: Prompts or recipes, in any mixture. All are checked before the first step.
         library, overlays, init_image, wildcards, lenient: As in generate, for all pictures.
-        on_step: Called after each step with the steps done and the steps in all, over all pictures.
+        on_step: As in generate, over all pictures.
         **fields: Fields of Recipe that replace those of every recipe.
 
     Returns:
@@ -266,7 +268,7 @@ def generate_stream(
         base: The base that makes the pictures.
         prompts_or_recipes: Prompts or recipes, in any mixture.
         library, overlays, init_image, wildcards, lenient: As in generate, for all pictures.
-        on_step: Called after each step with the steps done and the steps in all, over all pictures.
+        on_step: As in generate, over all pictures.
         on_preview: Called after each step with small, approximate pictures of the current batch.
         **fields: Fields of Recipe that replace those of every recipe.
 
@@ -340,15 +342,21 @@ def _run_batches(
     on_preview: OnPreview | None,
 ) -> Iterator[tuple[int, Picture]]:
     """Run batch after batch, and report each step."""
-    total_steps, step_counter = sum(batch[0].steps for batch in batches), count(1)
+    total_steps, steps_done = sum(batch[0].steps for batch in batches), 0
     runner = BatchRunner(base)
 
     def report_step(latents: Tensor) -> None:
+        nonlocal steps_done
+        steps_done += 1
         if on_step:
-            on_step(next(step_counter), total_steps)
+            on_step(steps_done, total_steps)
         if on_preview:
             on_preview(runner.previews(latents))
 
+    def report_face(_done: int, _total: int) -> None:
+        if on_step:
+            on_step(steps_done, total_steps)
+
     for batch in batches:
-        for job, picture in zip(batch, runner.run(batch, report_step), strict=True):
+        for job, picture in zip(batch, runner.run(batch, report_step, report_face), strict=True):
             yield job_indices[job], picture

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from velatura.base.base import Base
 from velatura.base.image_condition import blank_condition
 from velatura.errors import NanLatents
+from velatura.face_restoration import OnFace
 from velatura.overlays.effect import Effect
 from velatura.overlays.hooks.seams import has_overlays
 from velatura.sampling.conditioning import ConditioningCache
@@ -43,7 +44,11 @@ def check_overlays_fit(base: Base, batch: Sequence[Job]) -> None:
 
 @torch.no_grad()
 def run_batch(
-    base: Base, batch: Sequence[Job], conditioning_cache: ConditioningCache, on_denoised: OnDenoised
+    base: Base,
+    batch: Sequence[Job],
+    conditioning_cache: ConditioningCache,
+    on_denoised: OnDenoised,
+    on_face: OnFace | None = None,
 ) -> tuple[list[Image.Image], list[Effect]]:
     """Make the pictures of a batch.
 
@@ -52,6 +57,7 @@ def run_batch(
         batch: Jobs with equal batch keys.
         conditioning_cache: Keeps encoded texts for later batches.
         on_denoised: Called after each step.
+        on_face: Called while faces are restored, see `restore_picture_faces`.
 
     Returns:
         The pictures, and the effects that overlays had in the first pass. The effects of overlays that only the second
@@ -78,7 +84,8 @@ def run_batch(
             effects += [effect for effect in hires_effects if effect.overlay not in known_overlays]
         pictures = [_decode_finite(base, picture_latents) for picture_latents in latents[: len(batch)]]
         if face_models := batch[0].face_models:
-            pictures = restore_picture_faces(face_models, pictures, weight=recipe.codeformer_weight, device=base.device)
+            weight = recipe.codeformer_weight
+            pictures = restore_picture_faces(face_models, pictures, weight=weight, device=base.device, on_face=on_face)
     return [_paste_back(job, picture) for job, picture in zip(batch, pictures, strict=True)], effects
 
 

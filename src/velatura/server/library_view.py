@@ -19,7 +19,7 @@ from velatura.server.folders import Folders
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from velatura.face_restoration import RestoredImage
+    from velatura.face_restoration import OnFace, RestoredImage
 
 FRESH_SECONDS = 10.0
 
@@ -106,9 +106,7 @@ class LibraryView:
             upscaler = find_upscaler_file(name, self._library)
         return upscale_image(upscaler, image, size, device=device, on_tile=on_tile, max_pixels=max_pixels)
 
-    def restore_faces(
-        self, image: Image, name: str, *, weight: float, device: str, on_face: Callable[[], None]
-    ) -> RestoredImage:
+    def restore_faces(self, image: Image, name: str, *, weight: float, device: str, on_face: OnFace) -> RestoredImage:
         """Return an image whose faces were restored by a network of the library, and how many were found.
 
         Args:
@@ -116,7 +114,7 @@ class LibraryView:
             name: GFPGAN or CodeFormer.
             weight: CodeFormer's weight, 0 for the best looks to 1 for the closest likeness.
             device: Where the networks compute.
-            on_face: Called before each face; what it raises ends the work.
+            on_face: Called before each face and at the end; what it raises ends the work.
 
         Raises:
             UnknownName: A file for it is missing.

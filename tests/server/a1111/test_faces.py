@@ -10,6 +10,8 @@ from PIL import Image, ImageChops
 from tests.face_restoration.states import CODEFORMER, GFPGAN, RETINAFACE
 from tests.face_restoration.test_pictures import find_one_face, save_face_models
 from tests.server.a1111.conftest import to_base64, to_image
+from tests.server.conftest import wait_for
+from velatura.face_restoration import restore
 
 INFOTEXT = "a red house\nSteps: 1, Sampler: Euler, CFG scale: 7, Seed: 7, Face restoration: GFPGAN, Size: 64x64"
 
@@ -94,6 +96,26 @@ def test_without_the_files_pictures_are_made_and_say_what_is_missing(a1111):
     assert info["restore_faces"] is False
     answer = a1111.post("extra-single-image", image=to_base64(plain), gfpgan_visibility=1)
     assert "faces are not restored: GFPGANv1.4.pth is not in the library" in answer["html_info"]
+
+
+@pytest.mark.parametrize("wish", ["cancel", "skip"])
+def test_a_job_that_restores_faces_is_cancelled_and_skipped(client, state, restorers, monkeypatch, wish):
+    detect = restore.detect_faces
+
+    def detect_late(*arguments: object, **options: object) -> object:
+        [running] = client.get("/api/jobs", params={"state": "running"}).json()["jobs"]
+        client.post(f"/api/jobs/{running['id']}/{wish}")
+        return detect(*arguments, **options)
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a face is restored nevertheless")
+
+    monkeypatch.setattr(restore, "detect_faces", detect_late)
+    monkeypatch.setattr(restore, "restore_face", fail)
+    recipe = {"prompt": "a red house", "steps": 1, "restore_faces": True}
+    job = wait_for(client, client.post("/api/jobs", json={"kind": "paint", "recipe": recipe}).json()["id"])
+    assert job["state"] == ("cancelled" if wish == "cancel" else "done")
+    assert job["result"] == ({} if wish == "cancel" else {"pictures": [], "skipped": [0]})
 
 
 def test_an_image_without_a_face_stays_and_says_so(a1111, restorers, monkeypatch):

@@ -13,6 +13,8 @@ from PIL import Image
 from velatura.errors import UnknownName, quantity, warn
 from velatura.face_restoration import (
     FaceRestorer,
+    OnFace,
+    RestoredImage,
     RetinaFaceDetector,
     open_face_detector,
     open_face_restorer,
@@ -126,23 +128,42 @@ def restorer_names(entries: Sequence[LibraryEntry]) -> list[str]:
 
 
 def restore_picture_faces(
-    models: FaceModels, images: Sequence[Image.Image], *, weight: float, device: torch.device
+    models: FaceModels,
+    images: Sequence[Image.Image],
+    *,
+    weight: float,
+    device: torch.device,
+    on_face: OnFace | None = None,
 ) -> list[Image.Image]:
-    """Restore the faces of pictures; warn of pictures without any.
+    """Restore the faces of pictures; warn of pictures without any, and of pictures with too many.
 
     Args:
         models: The networks.
         images: Pictures in RGB.
         weight: CodeFormer's weight, 0 for the best looks to 1 for the closest likeness.
         device: Where the networks compute.
+        on_face: Called with the faces done and the faces of the picture, before each face and at the end of each
+            picture; what it raises ends the work.
     """
     results = [
-        restore_faces(models.restorer, models.detector, image, fidelity=weight, device=device) for image in images
+        restore_faces(models.restorer, models.detector, image, fidelity=weight, device=device, on_face=on_face)
+        for image in images
     ]
+    for message in dict.fromkeys(describe_faces_left_out(result) for result in results):
+        if message:
+            warn(message)
     without = sum(not result.face_count for result in results)
     if without:
         warn(f"no face was found in {quantity(without, 'picture')} of {len(images)}: nothing is restored there")
     return [result.image for result in results]
+
+
+def describe_faces_left_out(result: RestoredImage) -> str:
+    """Return a warning of faces that stay as they are because there are too many; an empty text if there are not."""
+    if not result.left_out:
+        return ""
+    found = result.face_count + result.left_out
+    return f"{found} faces were found in a picture, and the {result.face_count} surest are restored: crop it for others"
 
 
 def _find_restorer(name: str | None, library: Library) -> tuple[LibraryEntry, str]:

@@ -123,6 +123,7 @@ def _upscale_all(
     limit, pixels = state.settings.max_picture_pixels * MAX_BATCH_SIZE, 0
     encoded: list[str] = []
     for text in texts:
+        _stop_with_server(state)
         image = restore_faces(upscale(read_image(text, field), request, state), request, state, warnings)
         pixels += image.width * image.height
         if pixels > limit:
@@ -233,6 +234,7 @@ def restore_faces(image: Image, request: ExtrasRequest, state: ServerState, warn
     from PIL import Image as PilImage
 
     from velatura.errors import UnknownName
+    from velatura.sampling.resolve.faces import describe_faces_left_out
 
     for name, visibility in (("GFPGAN", request.gfpgan_visibility), ("CodeFormer", request.codeformer_visibility)):
         if not visibility:
@@ -243,12 +245,13 @@ def restore_faces(image: Image, request: ExtrasRequest, state: ServerState, warn
                 name,
                 weight=request.codeformer_weight,
                 device=state.models.device or "cpu",
-                on_face=lambda: _stop_with_server(state),
+                on_face=lambda _done, _total: _stop_with_server(state),
             )
         except UnknownName as error:
             warning = f"faces are not restored: {error}"
         else:
-            warning = "" if restored.face_count else "no face was found in an image: nothing is restored there"
+            warning = describe_faces_left_out(restored)
+            warning = warning if restored.face_count else "no face was found in an image: nothing is restored there"
             image = PilImage.blend(image, restored.image, visibility) if restored.face_count else image
         if warning and warning not in warnings:
             warnings.append(warning)

@@ -205,7 +205,7 @@ def _run_items(runner: BatchRunner, items: Sequence[BatchItem]) -> None:
         return
     watch = BatchWatch(runner, items)
     try:
-        pictures = runner.run([item.job for item in items], watch.on_denoised)
+        pictures = runner.run([item.job for item in items], watch.on_denoised, watch.on_face)
     except BatchLeftOut:
         pictures = []
     except Exception as error:  # noqa: BLE001  # it may be the fault of one picture: its job settles it
@@ -234,7 +234,7 @@ def _store(items: Sequence[BatchItem], pictures: Sequence[Picture], skipped: set
 
 
 class BatchWatch:
-    """Watch over a batch, called after each step: it reports, and heeds wishes to skip, to cancel or to stop.
+    """Watch over a batch, called after each step and before each face: it heeds wishes to skip, to cancel or to stop.
 
     Attributes:
         skipped: The jobs whose pictures of this batch are left out.
@@ -251,6 +251,17 @@ class BatchWatch:
         """Report a step of the batch.
 
         Raises:
+            JobStopped, BatchLeftOut: See `on_face`.
+        """
+        self.on_face()
+        for task, rows in self._rows.items():
+            if task not in self.skipped and not task.context.is_cancelled:
+                self._report(task, rows, latents)
+
+    def on_face(self, *_: int) -> None:
+        """Heed what is asked of the batch.
+
+        Raises:
             JobStopped: The server ends.
             BatchLeftOut: All jobs of the batch were cancelled, or skip these pictures.
         """
@@ -259,9 +270,6 @@ class BatchWatch:
         self.skipped |= {task for task in self._rows if task.context.takes_skip()}
         if all(task in self.skipped or task.context.is_cancelled for task in self._rows):
             raise BatchLeftOut
-        for task, rows in self._rows.items():
-            if task not in self.skipped and not task.context.is_cancelled:
-                self._report(task, rows, latents)
 
     def _report(self, task: PaintTask, rows: dict[int, int], latents: Tensor) -> None:
         task.done = min(task.done + len(rows), task.total)
