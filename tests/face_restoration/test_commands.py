@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 from PIL import Image
 
@@ -61,6 +63,22 @@ def test_faces_are_restored_in_pictures_that_are_there(folder, monkeypatch):
         assert restored.getpixel((32, 32)) != (90, 80, 70)
         assert restored.getpixel((0, 0)) == (90, 80, 70)
         assert large.tobytes() == restored.resize((128, 128), Image.Resampling.NEAREST).tobytes()
+
+
+def test_upscale_shows_how_many_faces_are_restored(folder, monkeypatch):
+    save_face_models(folder, CODEFORMER, RETINAFACE)
+    find_one_face(monkeypatch)
+    bars: dict[str, list[tuple[int, int | None]]] = {}
+
+    @contextmanager
+    def bar(label: str):
+        bars[label] = []
+        yield lambda done, total: bars[label].append((done, total))
+
+    monkeypatch.setattr("velatura.cli.upscale.progress_bar", bar)
+    Image.new("RGB", (64, 64), (90, 80, 70)).save("old.png")
+    assert main(["upscale", "old.png", "--restore-faces", "--out", "restored.png"]) == 0
+    assert bars == {"restoring faces": [(0, 1), (1, 1)]}
 
 
 def test_the_library_lists_them(folder, capsys):

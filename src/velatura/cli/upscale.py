@@ -90,7 +90,8 @@ def _restore_faces(
     from velatura.sampling.resolve.faces import find_face_files, restore_picture_faces
 
     models = find_face_files(name, library).open(find_device(device))
-    [result] = restore_picture_faces(models, [source], weight=weight, device=find_device(device))
+    with progress_bar("restoring faces") as on_face:
+        [result] = restore_picture_faces(models, [source], weight=weight, device=find_device(device), on_face=on_face)
     return result
 
 
