@@ -19,7 +19,7 @@ from velatura.server.folders import Folders
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from velatura.face_restoration import OnFace, RestoredImage
+    from velatura.sampling.resolve.faces import FaceFiles
 
 FRESH_SECONDS = 10.0
 
@@ -106,26 +106,19 @@ class LibraryView:
             upscaler = find_upscaler_file(name, self._library)
         return upscale_image(upscaler, image, size, device=device, on_tile=on_tile, max_pixels=max_pixels)
 
-    def restore_faces(self, image: Image, name: str, *, weight: float, device: str, on_face: OnFace) -> RestoredImage:
-        """Return an image whose faces were restored by a network of the library, and how many were found.
+    def face_files(self, name: str) -> FaceFiles:
+        """Return the files that restore faces.
 
         Args:
-            image: The image.
             name: GFPGAN or CodeFormer.
-            weight: CodeFormer's weight, 0 for the best looks to 1 for the closest likeness.
-            device: Where the networks compute.
-            on_face: Called before each face and at the end; what it raises ends the work.
 
         Raises:
-            UnknownName: A file for it is missing.
-            BadFile: A file cannot be read.
+            UnknownName: One of them is missing.
         """
-        from velatura.face_restoration import restore_faces
         from velatura.sampling.resolve.faces import find_face_files
 
         with self._lock, ignore_warnings():
-            models = find_face_files(name, self._library).open(device)
-        return restore_faces(models.restorer, models.detector, image, fidelity=weight, device=device, on_face=on_face)
+            return find_face_files(name, self._library)
 
     def refresh(self) -> None:
         """Search the folders at the next call."""

@@ -12,6 +12,7 @@ from tests.face_restoration.test_pictures import find_one_face, save_face_models
 from tests.server.a1111.conftest import to_base64, to_image
 from tests.server.conftest import wait_for
 from velatura.face_restoration import restore
+from velatura.sampling.resolve import faces
 
 INFOTEXT = "a red house\nSteps: 1, Sampler: Euler, CFG scale: 7, Seed: 7, Face restoration: GFPGAN, Size: 64x64"
 
@@ -96,6 +97,21 @@ def test_without_the_files_pictures_are_made_and_say_what_is_missing(a1111):
     assert info["restore_faces"] is False
     answer = a1111.post("extra-single-image", image=to_base64(plain), gfpgan_visibility=1)
     assert "faces are not restored: GFPGANv1.4.pth is not in the library" in answer["html_info"]
+
+
+def test_the_networks_of_a_batch_are_opened_once_and_not_under_the_librarys_lock(a1111, state, restorers, monkeypatch):
+    opened: list[bool] = []
+    open_restorer = faces.open_face_restorer
+
+    def open_and_count(path: object) -> object:
+        opened.append(state.library._lock.locked())
+        return open_restorer(path)
+
+    monkeypatch.setattr(faces, "open_face_restorer", open_and_count)
+    image = {"data": to_base64(Image.new("RGB", (64, 64), (90, 80, 70))), "name": "x"}
+    answer = a1111.post("extra-batch-images", imageList=[image] * 3, gfpgan_visibility=1)
+    assert len(answer["images"]) == 3
+    assert opened == [False]
 
 
 @pytest.mark.parametrize("wish", ["cancel", "skip"])

@@ -28,6 +28,8 @@ from velatura.server.state import ReadyState, ServerState
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from velatura.sampling.resolve.faces import FaceModels
+
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
 
 NO_UPSCALER = "None"
@@ -121,10 +123,12 @@ def _upscale_all(
     """
     warnings = request.unknown_fields()
     limit, pixels = state.settings.max_picture_pixels * MAX_BATCH_SIZE, 0
+    face_models = open_face_models(request, state, warnings)
     encoded: list[str] = []
     for text in texts:
         _stop_with_server(state)
-        image = restore_faces(upscale(read_image(text, field), request, state), request, state, warnings)
+        image = upscale(read_image(text, field), request, state)
+        image = restore_image_faces(image, face_models, request, state, warnings)
         pixels += image.width * image.height
         if pixels > limit:
             raise ApiError(413, "too_large", f"the images together have more than {limit:,} pixels: send fewer", field)
@@ -222,37 +226,70 @@ def upscale(image: Image, request: ExtrasRequest, state: ServerState) -> Image:
     return upscaled
 
 
-def restore_faces(image: Image, request: ExtrasRequest, state: ServerState, warnings: list[str]) -> Image:
-    """Return an image whose faces are restored as a request says, by GFPGAN, then by CodeFormer, as in A1111.
+def open_face_models(request: ExtrasRequest, state: ServerState, warnings: list[str]) -> list[tuple[FaceModels, float]]:
+    """Open the networks that restore faces as a request says, once for all its images.
 
     Args:
-        image: The image, after it was upscaled.
         request: How much of each result is mixed in.
         state: Has the library.
-        warnings: Are added to if a file is missing, or if no face is found.
+        warnings: Are added to if a file is missing.
+
+    Returns:
+        The networks, with how much of their result is mixed in: GFPGAN, then CodeFormer, as in A1111.
+
+    Raises:
+        BadFile: A file cannot be read.
     """
-    from PIL import Image as PilImage
-
     from velatura.errors import UnknownName
-    from velatura.sampling.resolve.faces import describe_faces_left_out
 
+    models: list[tuple[FaceModels, float]] = []
     for name, visibility in (("GFPGAN", request.gfpgan_visibility), ("CodeFormer", request.codeformer_visibility)):
         if not visibility:
             continue
         try:
-            restored = state.library.restore_faces(
-                image,
-                name,
-                weight=request.codeformer_weight,
-                device=state.models.device or "cpu",
-                on_face=lambda _done, _total: _stop_with_server(state),
-            )
+            files = state.library.face_files(name)
         except UnknownName as error:
-            warning = f"faces are not restored: {error}"
+            warnings.append(f"faces are not restored: {error}")
         else:
-            warning = describe_faces_left_out(restored)
-            warning = warning if restored.face_count else "no face was found in an image: nothing is restored there"
-            image = PilImage.blend(image, restored.image, visibility) if restored.face_count else image
+            models.append((files.open(state.models.device or "cpu"), visibility))
+    return models
+
+
+def restore_image_faces(
+    image: Image,
+    models: Sequence[tuple[FaceModels, float]],
+    request: ExtrasRequest,
+    state: ServerState,
+    warnings: list[str],
+) -> Image:
+    """Return an image whose faces are restored by one network after the other.
+
+    Args:
+        image: The image, after it was upscaled.
+        models: The networks, with how much of their result is mixed in.
+        request: Has CodeFormer's weight.
+        state: Ends the work if the server ends.
+        warnings: Are added to if no face is found, or too many are.
+    """
+    from PIL import Image as PilImage
+
+    from velatura.face_restoration import restore_faces
+    from velatura.sampling.resolve.faces import describe_faces_left_out
+
+    for network, visibility in models:
+        restored = restore_faces(
+            network.restorer,
+            network.detector,
+            image,
+            fidelity=request.codeformer_weight,
+            device=state.models.device or "cpu",
+            on_face=lambda _done, _total: _stop_with_server(state),
+        )
+        warning = describe_faces_left_out(restored)
+        if restored.face_count:
+            image = PilImage.blend(image, restored.image, visibility)
+        else:
+            warning = "no face was found in an image: nothing is restored there"
         if warning and warning not in warnings:
             warnings.append(warning)
     return image
