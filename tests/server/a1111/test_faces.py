@@ -87,6 +87,14 @@ def test_faces_of_an_image_are_restored_as_far_as_they_are_to_be_seen(a1111, res
     assert large.getpixel((0, 0)) == (90, 80, 70)
 
 
+def test_an_image_that_is_not_upscaled_has_its_own_size(a1111, restorers, state, monkeypatch):
+    monkeypatch.setattr(state, "settings", state.settings.model_copy(update={"max_picture_pixels": 64 * 64}))
+    grey = to_base64(Image.new("RGB", (128, 128), (90, 80, 70)))  # as large as a result may be
+    answer = a1111.post("extra-single-image", image=grey, gfpgan_visibility=1)
+    assert to_image(answer["image"]).size == (128, 128)
+    a1111.post("extra-single-image", 413, image=grey, upscaler_1="Nearest")
+
+
 def test_without_the_files_pictures_are_made_and_say_what_is_missing(a1111):
     [plain], _ = a1111.paint()
     [image], info = a1111.paint(restore_faces=True)

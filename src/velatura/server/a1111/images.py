@@ -207,7 +207,7 @@ def upscale(image: Image, request: ExtrasRequest, state: ServerState) -> Image:
     """
     from PIL import Image as PilImage
 
-    size = _target_size(image, request)
+    size = image.size if request.upscaler_1 == NO_UPSCALER else _target_size(image, request)
     if size[0] * size[1] > state.settings.max_picture_pixels * MAX_RESULT_SIZE:
         raise ApiError(413, "too_large", f"the image would have {size[0] * size[1]:,} pixels: upscale it less")
     mode = "RGBA" if "A" in image.getbands() else "RGB"
