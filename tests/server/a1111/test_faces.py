@@ -63,6 +63,14 @@ def test_settings_choose_the_restorer_its_weight_and_whether_it_acts(a1111, rest
     a1111.post("options", 422, face_restoration_model="no such file")
 
 
+def test_a_setting_that_restores_no_faces_is_named_where_a_request_asks_for_it(a1111, restorers):
+    _, info = a1111.paint(override_settings={"face_restoration_model": "None"}, restore_faces=True)
+    assert info["warnings"] == [
+        "faces are not restored: the setting face_restoration_model is None, choose CodeFormer or GFPGAN"
+    ]
+    assert info["restore_faces"] is False
+
+
 def test_an_infotext_restores_faces_as_it_says(a1111, restorers):
     _, info = a1111.paint(infotext=INFOTEXT, prompt="a red house")
     assert info["face_restoration_model"] == "GFPGAN"

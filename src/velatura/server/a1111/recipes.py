@@ -114,7 +114,7 @@ def make_recipe(
         "skip_negative_below": request.s_min_uncond,
     }
     fields |= {name: value for name, value in given.items() if value is not None}
-    fields |= _face_fields(request, options)
+    fields |= _face_fields(request, options, warnings)
     if isinstance(request, Txt2ImgRequest):
         fields |= _hires_fields(request, str(fields["sampler"]), fields.get("scheduler"), warnings)
     if isinstance(request, Img2ImgRequest):
@@ -167,10 +167,12 @@ def _options_of_infotext(found: Mapping[str, object]) -> dict[str, JsonValue]:
     return options
 
 
-def _face_fields(request: PictureRequest, options: Mapping[str, JsonValue]) -> dict[str, Any]:
-    """Return what restores faces, nothing if they are not restored."""
+def _face_fields(request: PictureRequest, options: Mapping[str, JsonValue], warnings: list[str]) -> dict[str, Any]:
+    """Return what restores faces, nothing if they are not restored; warn if a request asks for it in vain."""
     restores_faces = options[FACES] if request.restore_faces is None else request.restore_faces
     restorer = str(options[FACE_RESTORER])
+    if restores_faces and restorer in NO_OVERLAY:
+        warnings.append(f"faces are not restored: the setting {FACE_RESTORER} is None, choose CodeFormer or GFPGAN")
     if not restores_faces or restorer in NO_OVERLAY:
         return {}
     fields: dict[str, Any] = {
