@@ -76,6 +76,17 @@ def test_an_infotext_restores_faces_as_it_says(a1111, restorers):
     assert info["face_restoration_model"] == "GFPGAN"
 
 
+def test_an_infotext_names_the_file_that_restores(a1111, restorers):
+    named = INFOTEXT.replace("restoration: GFPGAN", "restoration: GFPGANv1.4")
+    _, info = a1111.paint(infotext=named, prompt="a red house")
+    assert (info["face_restoration_model"], info["warnings"]) == ("GFPGANv1.4", [])
+    _, info = a1111.paint(infotext=named, prompt="a red house", override_settings={"face_restoration_model": "GFPGAN"})
+    assert info["face_restoration_model"] == "GFPGAN"
+    _, info = a1111.paint(infotext=named.replace("v1.4", "v1.3"), prompt="a red house")
+    assert "faces are not restored: no face restorer is called 'GFPGANv1.3'" in info["warnings"][0]
+    assert info["restore_faces"] is False
+
+
 def test_faces_of_an_image_are_restored_as_far_as_they_are_to_be_seen(a1111, restorers):
     grey = Image.new("RGB", (64, 64), (90, 80, 70))
 

@@ -26,6 +26,7 @@ from velatura.server.a1111.schemas import (
 )
 from velatura.server.a1111.scripts import find_script
 from velatura.server.a1111.settings import (
+    FACE_RESTORER,
     OWN_VAE,
     VAE,
     base_of_options,
@@ -116,8 +117,9 @@ def _assign(state: ServerState, request: PictureRequest) -> Assignment:
         raise ApiError(413, "too_many_pictures", message, "n_iter")
     with ignore_warnings():  # of an infotext, whose fields the recipe warns of again
         filled, infotext_options = fill_from_infotext(request)
+    restorer = infotext_options.pop(FACE_RESTORER, None)  # not checked: the job warns of a file that is not here
     overrides, unknown = checked_options(state, infotext_options | (request.override_settings or {}))
-    options = known_options(state) | overrides
+    options = known_options(state) | ({} if restorer is None else {FACE_RESTORER: restorer}) | overrides
     has_mask = isinstance(filled, Img2ImgRequest) and filled.mask is not None
     recipe, warnings = make_recipe(filled, options, read_library_styles(state), has_mask=has_mask)
     if idle_scripts:

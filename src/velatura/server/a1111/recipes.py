@@ -159,9 +159,9 @@ def _options_of_infotext(found: Mapping[str, object]) -> dict[str, JsonValue]:
         for name, option in OPTION_BY_RECIPE_FIELD.items()
         if name in found and (name == "noise" or str(found[name]).isdigit())
     }
-    restorer = str(found.get("face_restorer", ""))
-    if restorer.lower() in FACE_RESTORERS:
-        options[FACE_RESTORER] = restorer
+    if "face_restorer" in found:
+        restorer = str(found["face_restorer"])
+        options[FACE_RESTORER] = FACE_RESTORERS.get(restorer.lower(), restorer)
     if "codeformer_weight" in found:
         options["code_former_weight"] = str(found["codeformer_weight"])
     return options
