@@ -65,6 +65,19 @@ def test_faces_are_restored_in_pictures_that_are_there(folder, monkeypatch):
         assert large.tobytes() == restored.resize((128, 128), Image.Resampling.NEAREST).tobytes()
 
 
+@pytest.mark.filterwarnings("always")
+def test_upscale_says_what_its_options_do_not_change(folder, capsys):
+    save_face_models(folder, GFPGAN, RETINAFACE)
+    Image.new("RGB", (64, 64), (90, 80, 70)).save("old.png")
+    for option in ("--face-restorer GFPGAN", "--codeformer-weight 0.5"):
+        assert main(["upscale", "old.png", "--upscaler", "Nearest", *option.split()]) == 2
+        assert f"{option} changes nothing without --restore-faces: give that too" in capsys.readouterr().err
+    words = ["upscale", "old.png", "--restore-faces", "--codeformer-weight", "0.5", "--out", "restored.png"]
+    assert main(words) == 0
+    message = "--codeformer-weight 0.5 changes nothing with GFPGAN: CodeFormer alone has it"
+    assert f"warning: {message}" in capsys.readouterr().err.splitlines()
+
+
 def test_upscale_shows_how_many_faces_are_restored(folder, monkeypatch):
     save_face_models(folder, CODEFORMER, RETINAFACE)
     find_one_face(monkeypatch)

@@ -8,7 +8,7 @@ import typer
 from velatura.cli.base import is_path
 from velatura.cli.saving import output_paths
 from velatura.cli.screen import progress_bar, say
-from velatura.errors import BadArgument, BadFile
+from velatura.errors import BadArgument, BadFile, warn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,8 +36,9 @@ def upscale(
         str | None, typer.Option(help="What restores them: GFPGAN, CodeFormer, or a file.", show_default="the first")
     ] = None,
     codeformer_weight: Annotated[
-        float, typer.Option(min=0, max=1, help="0 for the best looks, 1 for the closest likeness.")
-    ] = 0.5,
+        float | None,
+        typer.Option(min=0, max=1, help="0 for the best looks, 1 for the closest likeness.", show_default="0.5"),
+    ] = None,
     library: Annotated[
         list[Path] | None, typer.Option(help="Where these files are found.", show_default="this folder")
     ] = None,
@@ -53,7 +54,9 @@ def upscale(
 
     velatura upscale portrait.png --restore-faces --library models/
     """
-    _check_work(upscaler, scale, face_restorer, restores_faces=restore_faces)
+    _check_work(upscaler, scale, restores_faces=restore_faces)
+    if not restore_faces:
+        _refuse_face_options(face_restorer, codeformer_weight)
     [path] = output_paths(out, 1, overwrite=overwrite)
     import velatura
     from velatura.sampling.recipe.metadata import read_image_infotext, save_with_infotext
@@ -73,23 +76,33 @@ def upscale(
     say(path)
 
 
-def _check_work(upscaler: str | None, scale: float | None, face_restorer: str | None, *, restores_faces: bool) -> None:
+def _check_work(upscaler: str | None, scale: float | None, *, restores_faces: bool) -> None:
     """Refuse options that ask for nothing, or that nothing uses."""
     if upscaler is None and not restores_faces:
         raise BadArgument("nothing is to be done: give --upscaler NAME, --restore-faces, or both")
     if upscaler is None and scale is not None:
         raise BadArgument("--scale needs an upscaler: give --upscaler NAME, such as Lanczos")
-    if face_restorer is not None and not restores_faces:
-        raise BadArgument(f"--face-restorer {face_restorer} changes nothing without --restore-faces: give that too")
+
+
+def _refuse_face_options(face_restorer: str | None, codeformer_weight: float | None) -> None:
+    """Refuse options of restoring faces where they are not restored."""
+    for option, value in (("--face-restorer", face_restorer), ("--codeformer-weight", codeformer_weight)):
+        if value is not None:
+            raise BadArgument(f"{option} {value} changes nothing without --restore-faces: give that too")
 
 
 def _restore_faces(
-    source: "Image", name: str | None, weight: float, library: "velatura.Library", device: str
+    source: "Image", name: str | None, weight: float | None, library: "velatura.Library", device: str
 ) -> "Image":
     from velatura.base.devices import find_device
+    from velatura.face_restoration import DEFAULT_FIDELITY
+    from velatura.face_restoration.read_files import CODEFORMER
     from velatura.sampling.resolve.faces import find_face_files, restore_picture_faces
 
     models = find_face_files(name, library).open(find_device(device))
+    if weight is not None and models.restorer.model != CODEFORMER:
+        warn(f"--codeformer-weight {weight} changes nothing with {models.name}: CodeFormer alone has it")
+    weight = DEFAULT_FIDELITY if weight is None else weight
     with progress_bar("restoring faces") as on_face:
         [result] = restore_picture_faces(models, [source], weight=weight, device=find_device(device), on_face=on_face)
     return result
