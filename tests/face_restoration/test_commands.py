@@ -78,6 +78,20 @@ def test_upscale_says_what_its_options_do_not_change(folder, capsys):
     assert f"warning: {message}" in capsys.readouterr().err.splitlines()
 
 
+def test_upscale_takes_the_path_of_a_restorer(folder, monkeypatch, capsys):
+    save_face_models(folder, RETINAFACE)
+    save_face_models(folder / "elsewhere", GFPGAN, name="mine.pth")
+    find_one_face(monkeypatch)
+    Image.new("RGB", (64, 64), (90, 80, 70)).save("old.png")
+    words = ["upscale", "old.png", "--restore-faces", "--library", "models", "--out", "restored.png"]
+    assert main([*words, "--face-restorer", "elsewhere/models/GFPGAN/mine.pth"]) == 0
+    with Image.open("restored.png") as restored:
+        assert restored.getpixel((32, 32)) != (90, 80, 70)
+    assert main([*words, "--overwrite", "--face-restorer", "old.png"]) == 2
+    assert main([*words, "--overwrite", "--face-restorer", "models/GFPGAN/detection_Resnet50_Final.pth"]) == 2
+    assert "is RetinaFace, which detects faces: give a file of GFPGAN" in capsys.readouterr().err
+
+
 def test_upscale_shows_how_many_faces_are_restored(folder, monkeypatch):
     save_face_models(folder, CODEFORMER, RETINAFACE)
     find_one_face(monkeypatch)

@@ -33,7 +33,10 @@ def upscale(
     ] = None,
     restore_faces: Annotated[bool, typer.Option("--restore-faces", help="Restore faces in it.")] = False,
     face_restorer: Annotated[
-        str | None, typer.Option(help="What restores them: GFPGAN, CodeFormer, or a file.", show_default="the first")
+        str | None,
+        typer.Option(
+            help="What restores them: GFPGAN, CodeFormer, a file, or its name in --library.", show_default="the first"
+        ),
     ] = None,
     codeformer_weight: Annotated[
         float | None,
@@ -97,9 +100,14 @@ def _restore_faces(
     from velatura.base.devices import find_device
     from velatura.face_restoration import DEFAULT_FIDELITY
     from velatura.face_restoration.read_files import CODEFORMER
-    from velatura.sampling.resolve.faces import find_face_files, restore_picture_faces
+    from velatura.library import file_entry
+    from velatura.sampling.resolve.faces import FaceFiles, find_face_detector, find_face_files, restore_picture_faces
 
-    models = find_face_files(name, library).open(find_device(device))
+    if name is not None and is_path(name):
+        files = FaceFiles(Path(name).stem, file_entry(name), find_face_detector(library))
+    else:
+        files = find_face_files(name, library)
+    models = files.open(find_device(device))
     if weight is not None and models.restorer.model != CODEFORMER:
         warn(f"--codeformer-weight {weight} changes nothing with {models.name}: CodeFormer alone has it")
     weight = DEFAULT_FIDELITY if weight is None else weight

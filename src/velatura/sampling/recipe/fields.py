@@ -214,7 +214,8 @@ class FaceFields(BaseModel):
 
     restore_faces: bool = Field(default=False, description="restore faces after painting")
     face_restorer: Annotated[str, Field(max_length=200)] | None = Field(
-        default=None, description="what restores them: GFPGAN, CodeFormer, or a file; none: the first that is there"
+        default=None,
+        description="what restores them: GFPGAN, CodeFormer, or a file's name in the library; none: the first there",
     )
     codeformer_weight: Fraction = Field(
         default=0.5, description="for CodeFormer: 0 for the best looks, 1 for the closest likeness"

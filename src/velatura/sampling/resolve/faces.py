@@ -102,6 +102,15 @@ def find_face_files(name: str | None, library: Library | None) -> FaceFiles:
     if library is None:
         raise UnknownName(f"restoring faces needs files: give a library with {_file_advice(name)} and {DETECTOR_FILE}")
     restorer, recorded = _find_restorer(name, library)
+    return FaceFiles(recorded, restorer, find_face_detector(library))
+
+
+def find_face_detector(library: Library) -> LibraryEntry:
+    """Return the file of the network that finds faces: the usual one if there are several.
+
+    Raises:
+        UnknownName: The library does not have it.
+    """
     entries = _usable_entries(library, DETECTOR_KIND)
     detectors = [entry for entry in entries if entry.info.card.outline == RETINAFACE]
     if not detectors:
@@ -110,7 +119,7 @@ def find_face_files(name: str | None, library: Library | None) -> FaceFiles:
             "models/GFPGAN"
         )
     usual = Path(DETECTOR_FILE).stem
-    return FaceFiles(recorded, restorer, max(detectors, key=lambda entry: entry.name == usual))
+    return max(detectors, key=lambda entry: entry.name == usual)
 
 
 def list_face_restorers(library: Library) -> list[str]:
