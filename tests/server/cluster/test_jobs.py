@@ -137,7 +137,7 @@ def test_pictures_are_those_that_generate_makes(client, state, models, tiny):
     assert client.get("/api/pictures", params={"search": "red house", "seed": 8}).json()["pictures"]
 
 
-def test_images_of_requests_reach_the_actor(client, tiny):
+def test_images_of_requests_reach_the_actor_and_do_not_stay_there(client, cluster, tiny):
     image = Image.effect_noise((64, 64), 50).convert("RGB")
     mask = Image.linear_gradient("L").resize((64, 64))
 
@@ -151,6 +151,8 @@ def test_images_of_requests_reach_the_actor(client, tiny):
     expected = velatura.generate(tiny, velatura.Recipe(**recipe), init_image=velatura.InitImage(image, mask))
     assert job["state"] == "done", job
     assert [picture.tobytes() for picture in pictures_of(client, job)] == [expected.image.tobytes()]
+    actors = [actor.actor for actor in cluster.actors if hasattr(actor.actor, "_resources")]
+    assert [path for actor in actors for path in actor._resources.folders.inputs.glob("*")] == []
 
 
 def test_a_grid_has_its_page_beside_it(client, state):

@@ -65,18 +65,20 @@ class JobActor:
         """Begin a job; `poll` tells how it goes."""
         resources, job = self._resources, assignment.job
         self._job = job
-        for content in assignment.images.values():
-            resources.inputs.add(content)
+        inputs = [resources.inputs.path(resources.inputs.add(content)) for content in assignment.images.values()]
         for picture in assignment.made:
             resources.pictures.insert(picture)
-        Thread(target=self._run, args=(job,), name=f"velatura-{job.kind}", daemon=True).start()
+        Thread(target=self._run, args=(job, inputs), name=f"velatura-{job.kind}", daemon=True).start()
 
-    def _run(self, job: ServerJob) -> None:
+    def _run(self, job: ServerJob, inputs: Sequence[Path]) -> None:
+        """Run a job to its end, and remove its files: the server has the pictures, and sends the images again."""
         self._log.thread = get_ident()
         try:
             run_job(job, self._resources)
         except Exception:
             LOG.exception("the end of job %s could not be stored", job.id)
+        for path in inputs:
+            path.unlink(missing_ok=True)
         for picture in self._resources.pictures.of_job(job.id):
             self._resources.pictures.path(picture).with_suffix(PAGE_ENDING).unlink(missing_ok=True)
             self._resources.pictures.delete(picture)
