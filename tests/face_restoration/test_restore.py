@@ -102,6 +102,13 @@ def test_a_face_is_pasted_with_a_soft_edge_and_nowhere_else():
     assert len(set(edge.tolist())) > 5
 
 
+def test_outside_the_image_a_face_has_the_colour_that_the_networks_were_trained_with():
+    aligned = align_face(Image.new("RGB", (200, 150)), landmarks((10, 10), 80, 0), 64)
+    assert aligned is not None
+    # facexlib's borderValue (135, 133, 132), on images of OpenCV: blue, green, red
+    assert aligned[0].getpixel((2, 2)) == (132, 133, 135)
+
+
 def test_a_mask_is_whole_inside_and_empty_at_the_edge():
     mask = np.asarray(face_mask(100))
     assert mask[20:80, 20:80].min() == 255

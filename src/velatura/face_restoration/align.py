@@ -22,7 +22,7 @@ TEMPLATE = (
     )
     / 512
 )
-EDGE_COLOUR = (135, 133, 132)  # outside the image, that of FFHQ's aligned faces
+EDGE_COLOUR = (132, 133, 135)  # outside the image: facexlib's (135, 133, 132), which is blue, green, red
 BORDER = 2  # pixels of a face that repeat the image's edge before that colour begins
 FEATHER = 0.12  # width of the mask's soft edge, by the side of the face
 MARGIN = 0.02  # around it, where the mask is empty
