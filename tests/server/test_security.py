@@ -392,3 +392,28 @@ def test_a_picture_of_the_size_of_its_base_is_within_the_limit_too(state):
     check_size(recipe, state.settings)
     with pytest.raises(ApiError, match="16,777,216 pixels"):
         check_size(recipe, state.settings, FAMILIES["SDXL"].default_pixels)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "key"),
+    [
+        ("POST", "/sdapi/v1/txt2img", '{"prompt": "a", "steps": 1, "steps": 2}', "steps"),
+        ("POST", "/sdapi/v1/txt2img", '{"override_settings": {"eta": 0, "eta": 1}}', "eta"),
+        ("POST", "/api/jobs", '{"kind": "paint", "recipe": {"prompt": "a", "seed": 1, "seed": 2}}', "seed"),
+        ("POST", "/api/jobs", '{"kind": "paint", "recipes": [{"prompt": "a"}, {"seed": 1, "seed": 2}]}', "seed"),
+    ],
+)
+def test_a_body_with_a_key_twice_is_refused(client, method, path, body, key):
+    answer = client.request(method, path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert f"it has the key '{key}' twice in one object: send every key once" in answer.text
+
+
+def test_uploads_are_not_looked_through_for_keys(client):
+    twice = b'{"a": 1, "a": 2}'
+    client.post("/api/datasets", json={"name": "twice"})
+    answer = client.post("/api/datasets/twice/files", files=[("files", ("a.txt", twice))])
+    assert answer.status_code == 200, answer.text
+    assert client.delete("/api/datasets/twice").status_code == 204
+    plain = client.post("/api/inputs", content=twice, headers={"Content-Type": "image/png"})
+    assert (plain.status_code, plain.json()["error"]["code"]) == (422, "bad_image")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Request
 
+from velatura.files import refuse_duplicate_keys
 from velatura.server.a1111.errors import A1111_PATHS, A1111ErrorAnswer, a1111_error
 from velatura.server.a1111.routers import ROUTERS as A1111_ROUTERS
 from velatura.server.api.datasets import router as datasets_router
@@ -24,7 +26,7 @@ from velatura.server.api.recipes import router as recipes_router
 from velatura.server.api.runs import router as runs_router
 from velatura.server.api.studies import router as studies_router
 from velatura.server.api.system import router as system_router
-from velatura.server.errors import ErrorAnswer, ErrorShape, describe_errors, install_error_handlers
+from velatura.server.errors import ApiError, ErrorAnswer, ErrorShape, describe_errors, install_error_handlers
 from velatura.server.guard import Guard
 from velatura.server.limits import BodyLimit
 from velatura.server.page_files import page_router
@@ -83,6 +85,7 @@ def create_app(settings: ServerSettings, cluster: Cluster | None = None) -> Fast
         openapi_url="/api/openapi.json",
         docs_url=None,
         redoc_url=None,
+        dependencies=[Depends(refuse_duplicate_fields)],
     )
     app.state.velatura = state
     page_routers = () if settings.api_only else (page_router(),)
@@ -97,6 +100,23 @@ def create_app(settings: ServerSettings, cluster: Cluster | None = None) -> Fast
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(Guard, settings=settings, own_names=_own_names(settings))
     return app
+
+
+def refuse_duplicate_fields(request: Request) -> None:
+    """Refuse a body of JSON with the same key twice in one object, of which the route would see the last one alone.
+
+    Only a body that has been read for a route as a whole is looked at: files are streamed, and come with no JSON.
+
+    Raises:
+        ApiError: A key is there twice.
+    """
+    body: bytes = vars(request).get("_body", b"")  # Starlette keeps what request.body() returned there
+    try:
+        json.loads(body, object_pairs_hook=refuse_duplicate_keys)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        return  # not JSON: the route says so, or takes it
+    except ValueError as error:
+        raise ApiError(422, "bad_json", f"the body is ambiguous, {error}: send every key once") from None
 
 
 def _own_names(settings: ServerSettings) -> list[str]:
