@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 
 from velatura.files import refuse_duplicate_keys
 from velatura.server.a1111.errors import A1111_PATHS, A1111ErrorAnswer, a1111_error
@@ -102,7 +103,7 @@ def create_app(settings: ServerSettings, cluster: Cluster | None = None) -> Fast
     return app
 
 
-def refuse_duplicate_fields(request: Request) -> None:
+async def refuse_duplicate_fields(request: Request) -> None:
     """Refuse a body of JSON with the same key twice in one object, of which the route would see the last one alone.
 
     Only a body that has been read for a route as a whole is looked at: files are streamed, and come with no JSON.
@@ -111,8 +112,10 @@ def refuse_duplicate_fields(request: Request) -> None:
         ApiError: A key is there twice.
     """
     body: bytes = vars(request).get("_body", b"")  # Starlette keeps what request.body() returned there
+    if not body:
+        return
     try:
-        json.loads(body, object_pairs_hook=refuse_duplicate_keys)
+        await run_in_threadpool(json.loads, body, object_pairs_hook=refuse_duplicate_keys)  # it may be long
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         return  # not JSON: the route says so, or takes it
     except ValueError as error:
