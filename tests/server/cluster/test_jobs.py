@@ -315,7 +315,7 @@ def test_a_server_whose_cluster_starts_no_worker_ends_with_the_reason(models, tm
 
 
 def test_workers_live_on_after_errors_of_the_queue_and_of_the_end_of_an_actor(client, state, cluster, monkeypatch):
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         failures.append(threading.current_thread())
         raise sqlite3.OperationalError("database is locked")
 
