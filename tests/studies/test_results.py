@@ -74,6 +74,32 @@ def test_a_seed_without_effect_has_no_strength_to_recommend():
     assert "at strength 0.8" in study.model_copy(update={"trials": tuple(trials)}).recommendation()
 
 
+def with_others_kept(study, **shares):
+    trials = [
+        trial.model_copy(update={"figures": trial.figures | {"others_kept": shares[trial.kind]}})
+        for trial in study.trials
+    ]
+    return study.model_copy(update={"trials": tuple(trials)})
+
+
+def test_of_kinds_that_do_not_differ_one_that_keeps_other_prompts_is_taken():
+    study = results(lora=(9, 0.45, 0.55, 0.65), hypernet=(5, 0.40, 0.50, 0.60))
+    said = with_others_kept(study, lora=0.9, hypernet=0.4).recommendation()
+    assert said.endswith("take a lora, which keeps other prompts.")
+    said = with_others_kept(study, lora=0.9, hypernet=0.8).recommendation()
+    assert said.endswith("take a hypernet, which trains fastest.")
+    said = with_others_kept(study, lora=0.5, hypernet=0.4).recommendation()
+    assert said.endswith("trains fastest. It spoils other prompts: 0.40 ± 0.00 of other things are kept.")
+
+
+def test_the_best_kind_is_blamed_if_it_spoils_other_prompts():
+    study = results(lora=(9, 0.60, 0.62, 0.61), hypernet=(5, 0.30, 0.32, 0.31))
+    assert "spoils" in with_others_kept(study, lora=0.4, hypernet=1.0).recommendation()
+    assert "spoils" not in with_others_kept(study, lora=0.9, hypernet=0.1).recommendation()
+    assert "others_kept" in str(with_others_kept(study, lora=0.9, hypernet=0.1))
+    assert "others_kept" not in str(study)
+
+
 def test_a_single_kind_is_described():
     assert results(embedding=(3, 0.2, 0.3)).recommendation().startswith("An embedding reaches 0.25 ± 0.07")
 

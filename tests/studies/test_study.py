@@ -105,6 +105,38 @@ def test_the_subject_of_the_captions_is_what_is_painted_to_be_judged(tiny, tmp_p
     assert figures["likeness"] > 0.5
 
 
+@pytest.mark.parametrize(("spoiled", "kept"), [(0, 1.0), (6, 0.0)])
+def test_other_things_are_looked_at_in_the_same_place(spoiled, kept, tiny, tmp_path, monkeypatch):
+    """If robots stand where other things were asked for, their places alone do not say which those were."""
+    setup = prepare(tiny, velatura.tiny_pictures("robot"), tmp_path)
+    scenes = [replace(robot_scene(number), place="beach") for number in range(6)]
+    things = [
+        draw(replace(scene, subject=subject, colour=colour))
+        for scene, (subject, colour) in zip(
+            scenes,
+            [
+                ("house", "red"),
+                ("boat", "blue"),
+                ("car", "yellow"),
+                ("flower", "purple"),
+                ("cat", "black"),
+                ("tree", "green"),
+            ],
+            strict=True,
+        )
+    ]
+    robot = draw(scenes[0])
+
+    def paint(self, strength):
+        pictures = [robot] * spoiled + things[spoiled:] if strength else things
+        return pictures[: len(self.prompts)]
+
+    monkeypatch.setattr(StrengthPainter, "paint", paint)
+    figures = trials._measure_others(setup, setup.overlay("hypernet", 0), 1.0)
+    assert figures["others_kept"] == pytest.approx(kept, abs=0.05)
+    assert (figures["base_change"] > 0) == bool(spoiled)
+
+
 def test_a_single_held_out_picture_is_not_all_that_likeness_is_measured_against(tiny, photos, tmp_path):
     few = prepare(tiny, photos, tmp_path / "few")
     assert (len(few.held_out), len(few.references())) == (1, 4)

@@ -36,6 +36,9 @@ PROMPTS = (
 )
 TINY_PLACES = ("on the beach", "in the snow", "in the forest", "in the city at night", "in a room", "in the desert")
 PLACES = ("on the beach", "in the snow", "in a forest", "in a city at night", "in a kitchen", "on a mountain")
+TINY_THINGS = ("a red house", "a blue boat", "a yellow car", "a purple flower", "a black cat", "a green tree")
+THINGS = ("a house", "a boat", "a car", "a flower", "a cat", "a tree")
+OTHER_PLACES = 2  # in which each of these things is painted
 SUBJECT_SHARE = 0.8  # of the captions that name a subject
 
 
@@ -67,6 +70,15 @@ def tune_prompts(overlay: Overlay, captions: Sequence[str], *, is_tiny: bool, ca
     places, prompts = (TINY_PLACES, TINY_PROMPTS) if is_tiny else (PLACES, PROMPTS)
     texts = [f"a {subject} {place}" for place in places] if subject else list(prompts)
     return [TunePrompt(text, call_overlay(overlay, text, called_by)) for text in texts]
+
+
+def other_prompts(*, is_tiny: bool) -> list[list[str]]:
+    """Return prompts that have nothing to do with a subject: the same things in one place, and again in another.
+
+    In one place only the things differ, so that one which has turned into the subject is found.
+    """
+    places, things = (TINY_PLACES, TINY_THINGS) if is_tiny else (PLACES, THINGS)
+    return [[f"{thing} {place}" for thing in things] for place in places[:OTHER_PLACES]]
 
 
 def call_overlay(overlay: Overlay, text: str, called_by: str = "") -> str:

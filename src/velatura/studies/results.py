@@ -13,6 +13,7 @@ STUDY_RESULTS_NAME, REPORT_NAME = "study.json", "index.html"  # in the folder of
 UNTRAINED_KINDS = frozenset({"aesthetic"})  # made at once, the same from every seed
 
 MIN_MEAN_SCORE = 0.02  # of the best kind; below, none has learned anything that shows
+MIN_OTHERS_KEPT = 0.7  # below, many other things turn into the subject or into nothing
 
 # What each figure says, in the order of the table
 FIGURES = {
@@ -23,7 +24,8 @@ FIGURES = {
     "image_similarity": "CLIP's mean cosine with the held-out pictures",
     "dino": "DINO's mean cosine with the held-out pictures",
     "text_similarity": "CLIP's cosine of pictures with prompts that the data does not hold",
-    "base_change": "change of prompts that do not call it, place by place; lower keeps the base",
+    "base_change": "change of other prompts, which do not call it, place by place; lower keeps the base",
+    "others_kept": "share of other things that are kept, of an overlay of a subject",
     "diversity": "mean difference between pictures of one prompt",
     "strength": "the best strength",
     "training_seconds": "seconds of training",
@@ -136,8 +138,12 @@ class StudyResults(BaseModel):
         best, *others = self.kinds
         return [best, *(kind for kind in others if not self._differs(best, kind))]
 
+    def spoils_others(self, kind: str) -> bool:
+        """Whether other things, which do not call an overlay of this kind, often no longer are what they were."""
+        return self.spread(kind, "others_kept").mean < MIN_OTHERS_KEPT  # False where it was not measured
+
     def recommendation(self) -> str:
-        """Say in a sentence which kind to take, with the figures that are the reason."""
+        """Say which kind to take, with the figures that are the reason, and warn if it spoils other prompts."""
         tied = self.ties()
         best = tied[0]
         if self.spread(best, "score").mean < MIN_MEAN_SCORE:
@@ -148,21 +154,29 @@ class StudyResults(BaseModel):
             second = self.kinds[1]
             return (
                 f"Take {_article(best)} at strength {strength:.2g}: it reaches {reason}, the next one, {second}, "
-                f"{self.describe(second, 'score')}."
+                f"{self.describe(second, 'score')}.{self._warning(best)}"
             )
         if len(tied) == 1:
-            return f"{_article(best).capitalize()} reaches {reason}, at strength {strength:.2g}."
+            return f"{_article(best).capitalize()} reaches {reason}, at strength {strength:.2g}.{self._warning(best)}"
         if max(len(self.of_kind(kind)) for kind in tied) < 2:
             return (
                 f"{best.capitalize()} reaches the most, {reason}, but one seed does not tell whether that is chance: "
-                "give --seeds 3."
+                f"give --seeds 3.{self._warning(best)}"
             )
-        cheapest = min(tied, key=lambda kind: self.spread(kind, "training_seconds").mean)
+        careful = [kind for kind in tied if not self.spoils_others(kind)] or tied
+        chosen = min(careful, key=lambda kind: self.spread(kind, "training_seconds").mean)
+        why = "trains fastest" if careful == tied else "keeps other prompts"
         return (
             f"{', '.join(tied).capitalize()} do not differ by more than their spread over seeds "
-            f"({self.describe(best, 'score')} and {self.describe(tied[-1], 'score')}): take {_article(cheapest)}, "
-            "which trains fastest."
+            f"({self.describe(best, 'score')} and {self.describe(tied[-1], 'score')}): take {_article(chosen)}, "
+            f"which {why}.{self._warning(chosen)}"
         )
+
+    def _warning(self, kind: str) -> str:
+        """Return a sentence about other prompts if a kind spoils them, else nothing."""
+        if not self.spoils_others(kind):
+            return ""
+        return f" It spoils other prompts: {self.describe(kind, 'others_kept')} of other things are kept."
 
     def describe(self, kind: str, figure: str) -> str:
         """Return a figure of a kind in words, as "0.61 ± 0.03"."""
@@ -176,7 +190,8 @@ class StudyResults(BaseModel):
         return f"{spread.mean:.{digits}f}{deviation}"
 
     def __str__(self) -> str:
-        figures = ("score", "likeness", "kept", "base_change", "strength", "training_seconds", "bytes")
+        columns = ("score", "likeness", "kept", "base_change", "others_kept", "strength", "training_seconds", "bytes")
+        figures = [name for name in columns if name in self.measured_figures()]
         widths = [max(len(name), 14) + 2 for name in figures]
         head = f"{'':12}" + "".join(f"{name:{width}}" for name, width in zip(figures, widths, strict=True))
         rows = [

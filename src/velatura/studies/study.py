@@ -218,18 +218,20 @@ def _check_same_study(
         "DINO": str(dino or ""),
         MEASURE_SETTING: f"{LIKENESS_MEASURE}; score with kept to the power of {KEPT_POWER:.3g}",
     }
+    if options.purpose == "subject":
+        settings[MEASURE_SETTING] += "; change of other things"
     stored = record_once(setup.folder / SETTINGS_NAME, settings, SETTINGS)
+    for name, value in settings.items():
+        if name != MEASURE_SETTING and stored.get(name, "") != value:
+            raise AlreadyExists(
+                f"{setup.folder} holds a study with another {name} ({stored.get(name) or 'none'}, not "
+                f"{value or 'none'}): start it with the same settings to go on, or name another folder with --out"
+            )
     if stored.get(MEASURE_SETTING, "") != settings[MEASURE_SETTING]:
         raise AlreadyExists(
             f"{setup.folder} holds a study that another version of velatura began, with another measure: "
             "name another folder with --out"
         )
-    for name, value in settings.items():
-        if stored.get(name, "") != value:
-            raise AlreadyExists(
-                f"{setup.folder} holds a study with another {name} ({stored.get(name) or 'none'}, not "
-                f"{value or 'none'}): start it with the same settings to go on, or name another folder with --out"
-            )
 
 
 def _study_jobs(

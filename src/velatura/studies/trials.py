@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -15,8 +16,8 @@ from velatura.base.base import Base
 from velatura.compare import metrics
 from velatura.compare.picture_features import PictureEncoder
 from velatura.compare.picture_sets import read_picture_set
-from velatura.compare.tune import STEPS, STRENGTHS, TINY_STEPS, StrengthPainter, tune_with
-from velatura.compare.tune_prompts import TunePrompt, tune_prompts
+from velatura.compare.tune import STEPS, STRENGTHS, TINY_STEPS, StrengthPainter, kept_share, tune_with
+from velatura.compare.tune_prompts import TunePrompt, other_prompts, tune_prompts
 from velatura.datasets.templates import NAME_PLACEHOLDER
 from velatura.errors import NoEffect
 from velatura.formats.open import open_overlay
@@ -269,11 +270,8 @@ def sampling_steps(base: Base) -> int:
 
 def _measure(setup: TrialSetup, overlay: Overlay, prompts: Sequence[TunePrompt], strength: float) -> dict[str, float]:
     encoder, references = setup.encoder, setup.encoder.features(setup.held_out)
-    called = painter(setup, overlay, prompts)
-    texts = tuple(prompt.text for prompt in prompts)
-    if texts not in setup.base_pictures:
-        setup.base_pictures[texts] = _timed(called, 0.0)
-    base_images, base_seconds = setup.base_pictures[texts]
+    called, texts = painter(setup, overlay, prompts), tuple(prompt.text for prompt in prompts)
+    base_images, base_seconds = _base_pictures(setup, called)
     images, seconds = _timed(called, strength)
     pictures, originals = encoder.features(images), encoder.features(base_images)
     figures = {
@@ -286,14 +284,38 @@ def _measure(setup: TrialSetup, overlay: Overlay, prompts: Sequence[TunePrompt],
         figures["text_similarity"] = _mean(metrics.text_similarity(pictures.clip, text_embeddings))
     if pictures.dino is not None and references.dino is not None:
         figures["dino"] = _mean(metrics.image_similarity(pictures.dino, references.dino))
-    uncalled = [TunePrompt(text, text) for text in texts]
-    unasked = pictures
-    if uncalled != list(prompts):
-        unasked = encoder.features(painter(setup, overlay, uncalled).paint(strength))
-    figures["base_change"] = _mean(metrics.change(unasked, originals))
+    if setup.purpose == "subject":
+        figures |= _measure_others(setup, overlay, strength)
+    else:  # the prompts have nothing to do with a style
+        uncalled = [TunePrompt(text, text) for text in texts]
+        unasked = pictures
+        if uncalled != list(prompts):
+            unasked = encoder.features(painter(setup, overlay, uncalled).paint(strength))
+        figures["base_change"] = _mean(metrics.change(unasked, originals))
     several = painter(setup, overlay, prompts[:1], seeds=DIVERSITY_SEEDS).paint(strength)
     figures["diversity"] = _mean(metrics.diversity(encoder.features(several)))
     return figures
+
+
+def _measure_others(setup: TrialSetup, overlay: Overlay, strength: float) -> dict[str, float]:
+    """Measure pictures of other things than the subject: how far they change, and how far each is still itself."""
+    changes: list[float] = []
+    shares: list[float] = []
+    for texts in other_prompts(is_tiny=setup.base.family.name == "tiny"):
+        paints = painter(setup, overlay, [TunePrompt(text, text) for text in texts])
+        images = _base_pictures(setup, paints).images, paints.paint(strength)
+        originals, changed = (setup.encoder.features(pictures) for pictures in images)
+        changes.append(_mean(metrics.change(changed, originals)))
+        shares.append(_mean(kept_share([originals, changed], texts)[1]))
+    return {"base_change": fmean(changes), "others_kept": fmean(shares)}
+
+
+def _base_pictures(setup: TrialSetup, paints: StrengthPainter) -> TimedPictures:
+    """Return what the base paints of the prompts, painted once for all trials."""
+    texts = tuple(prompt.text for prompt in paints.prompts)
+    if texts not in setup.base_pictures:
+        setup.base_pictures[texts] = _timed(paints, 0.0)
+    return setup.base_pictures[texts]
 
 
 def _timed(paints: StrengthPainter, strength: float) -> TimedPictures:
