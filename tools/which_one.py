@@ -66,6 +66,7 @@ COLUMNS = {  # of the tables: a figure of the study, or a share of the classifie
     "shows it": "learned",
     "subject and place kept": "kept_by_judge",
     "change of other prompts": "base_change",
+    "other things kept": "others_kept",
     "best strength": "strength",
     "seconds": "training_seconds",
     "kB": "kilobytes",

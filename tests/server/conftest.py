@@ -9,6 +9,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import torch
 import uvicorn
 from fastapi.testclient import TestClient
 
@@ -83,3 +84,12 @@ def paint(client: TestClient, prompt: str = "a red house", **fields: Any) -> dic
     answer = client.post("/api/jobs", json=request)
     assert answer.status_code == 202, answer.text
     return wait_for(client, answer.json()["id"])
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Paint with as many threads as another process that has one: sums in another order end in other last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

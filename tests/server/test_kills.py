@@ -17,6 +17,7 @@ __all__ = ["no_process_is_left"]  # which pytest runs
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")  # as the server's process has
 def test_kills_at_random_moments_lose_nothing(tmp_path, tiny):
     chance = random.Random(0)
     ids: list[str] = []

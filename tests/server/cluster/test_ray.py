@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from fastapi.testclient import TestClient
 
 import velatura
@@ -36,15 +35,6 @@ def client(ray: Any, models: Path, tmp_path: Path) -> Iterator[TestClient]:
         with TestClient(app, base_url=f"http://{HOST}", raise_server_exceptions=False) as client:
             until(lambda: all(worker.info.host for worker in app.state.velatura.pool.workers), seconds=400)
             yield client
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As many threads as Ray gives a job of one CPU: sums in another order end in other last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def process_of(client: TestClient, job_id: str) -> int:
