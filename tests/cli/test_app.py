@@ -89,6 +89,7 @@ def test_an_unknown_option_is_one_line(command):
         (("train", "hypernet", "neon", "--learning_rate", "1e-3"), "--rate"),
         (("train", "hypernet", "neon", "--size", "64"), "--pixels"),
         (("train", "lora", "neon", "--network_dim", "8"), "--rank"),
+        (("train", "hypernet", "neon", "--flip_aug"), "--set flip=true"),
         (("list", "--library", "models"), "the folder without an option"),
         (("train", "lora", "neon", "--gradient_accumulation_steps", "2"), "--set accumulation=VALUE"),
         (("train", "lora", "neon", "--gradient-norm", "2"), "--set gradient_norm=VALUE"),

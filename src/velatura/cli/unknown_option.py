@@ -30,6 +30,8 @@ OTHER_PROGRAMS_OPTIONS = {
     "lora": ("--overlay",),
     "init_img": ("--image",),
     "input": ("--image",),
+    "flip_aug": ("--set flip=true",),
+    "random_flip": ("--set flip=true",),
     "network_alpha": ("--alpha",),
     "network_dim": ("--rank",),
     "network_weights": ("--start",),

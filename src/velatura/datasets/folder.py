@@ -68,6 +68,7 @@ class Example:
         repeats: How often the picture counts.
         mask: Picture that is white where the picture is to be learned.
         before: Picture that an edit turned into this one, for pix2pix models; the caption says what to do.
+        is_mirrored: Its mirror image is learned, with left and right exchanged.
     """
 
     path: Path
@@ -76,6 +77,7 @@ class Example:
     repeats: int = 1
     mask: Path | None = None
     before: Path | None = None
+    is_mirrored: bool = False
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ def loss_weights(example: Example, size: ImageSize, latent_size: ImageSize) -> T
     if grey is None:
         return None
     cropped = ImageOps.fit(grey, size, Image.Resampling.LANCZOS)
+    cropped = ImageOps.mirror(cropped) if example.is_mirrored else cropped
     weights = normalize_weights(cropped, latent_size, is_alpha=example.mask is None)
     return None if bool((weights == 1).all()) else weights
 

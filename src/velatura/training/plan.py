@@ -128,6 +128,10 @@ class Plan(BaseModel):
         default=None, gt=0, lt=1, description="save a moving average of the weights, of this decay; 0.999 is usual"
     )
     masks: bool = Field(default=True, description="weight the loss by masks and alpha channels")
+    flip: bool = Field(
+        default=False,
+        description="also learn the mirror image of every picture whose caption does not say left or right",
+    )
     latents: LatentSamplingMode = Field(
         default="mean",
         description="mean of the VAE's distribution, one sample per picture (once), or one per step (draw)",

@@ -42,6 +42,7 @@ class PlanFields(TypedDict, total=False):
     # Pictures and captions
     shape: PictureShape
     masks: bool
+    flip: bool
     latents: LatentSamplingMode
     cache: bool
     shuffle_tags: bool

@@ -24,7 +24,7 @@ from velatura.overlays.overlay import Overlay
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.tiny import TINY_HASH
 from velatura.tiny_world import describe_limits_of_training, select_judged, words_of
-from velatura.training.data.cache import DatasetCache, encode_dataset, warn_of_pairs
+from velatura.training.data.cache import DatasetCache, encode_dataset, mirrored_examples, warn_of_pairs
 from velatura.training.data.captions import caption_name
 from velatura.training.distributed import Processes
 from velatura.training.kinds.a1111_export import check_a1111_optimizer
@@ -323,6 +323,8 @@ def _picture_counter(dataset: Dataset, plan: Plan, on_stage: OnStage | None) -> 
     """Return what is called after every encoded picture, and reports the stage "preparing pictures"."""
     examples = [*dataset.examples, *(dataset.regularisation if plan.class_weight else [])]
     total, done = len({example.path for example in examples}), count(1)
+    if plan.flip:
+        total += len({example.path for example in mirrored_examples(dataset.examples)})
 
     def report() -> None:
         if on_stage:

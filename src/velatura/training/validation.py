@@ -174,7 +174,7 @@ def create_validation_set(
         return None
     examples = validation_examples(dataset, plan)
     if examples:
-        cache = encode_dataset(base, overlay, Dataset(examples), plan)
+        cache = encode_dataset(base, overlay, Dataset(examples), plan.model_copy(update={"flip": False}))
     return ValidationSet.from_cache(cache, plan.validation_pictures, len(base.schedule))
 
 

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
+import velatura
 from velatura.datasets.folder import read_dataset, read_folder
 from velatura.datasets.loss_weights import loss_weights
 from velatura.datasets.pictures import read_picture
-from velatura.training.data.cache import encode_examples
+from velatura.training.data.cache import encode_dataset, encode_examples
 from velatura.training.data.caption_cache import CaptionCache
 from velatura.training.plan import Plan
 from velatura.training.validation import fingerprint_data
@@ -43,6 +44,43 @@ def test_what_no_caption_says_is_as_long_as_the_longest(tiny, photos):
 
 def test_pictures_may_be_of_another_size_than_the_bases(tiny, photos):
     assert encode_examples(tiny, read_folder(photos), 32).latents.shape == (3, 4, 8, 8)
+
+
+def test_mirror_images_are_learned_beside_the_pictures_with_their_masks(tiny, photos):
+    folder = photos / "mask"
+    folder.mkdir()
+    for path in photos.glob("*.png"):
+        with Image.open(path) as picture:
+            mask = Image.new("L", picture.size, 0)
+        mask.paste(255, (0, 0, mask.width // 4, mask.height))
+        mask.save(folder / path.name)
+    dataset = read_dataset(photos)
+    overlay = velatura.Hypernetwork.for_base(tiny)
+    plan = Plan(pixels=64, cache=False)
+    cached = encode_dataset(tiny, overlay, dataset, plan.replace(flip=True))
+    count = len(dataset.examples)
+    assert len(cached.latents) == 2 * count
+    assert cached.captions.captions[count:] == cached.captions.captions[:count]
+    plain = encode_dataset(tiny, overlay, dataset, plan)
+    torch.testing.assert_close(cached.latents[:count], plain.latents)
+    for path in [*photos.glob("*.png"), *folder.glob("*.png")]:
+        with Image.open(path) as picture:
+            mirror_image = ImageOps.mirror(picture)
+        mirror_image.save(path)
+    mirrored = encode_dataset(tiny, overlay, read_dataset(photos), plan)
+    torch.testing.assert_close(cached.latents[count:], mirrored.latents)
+    torch.testing.assert_close(cached.weights[count:], mirrored.weights)
+    assert not torch.equal(mirrored.weights, plain.weights)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_picture_whose_caption_names_a_side_is_not_mirrored(tiny, photos):
+    (photos / "0 a red ball.txt").write_text("a red ball on the Left")
+    (photos / "1 a blue box.txt").write_text("a bright leftover box")
+    dataset = read_dataset(photos)
+    with pytest.warns(UserWarning, match="the caption of 0 a red ball.png says left or right, so its picture is not"):
+        cached = encode_dataset(tiny, velatura.Hypernetwork.for_base(tiny), dataset, Plan(pixels=32, flip=True))
+    assert len(cached.latents) == 2 * len(dataset.examples) - 1
 
 
 def test_nothing_cached_asks_for_gradients(tiny, photos):

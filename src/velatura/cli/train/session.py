@@ -188,7 +188,7 @@ FIELD_GROUPS = {
             "noise_as_velocity",
             "zero_terminal_snr",
         ),
-        *("masks", "class_weight", "latents"),
+        *("masks", "class_weight", "latents", "flip"),
     ),
     CAPTION_PANEL: ("shuffle_tags", "tag_dropout", "keep_tags", "caption_lines", "image_dropout"),
     OUTPUT_PANEL: (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +23,8 @@ from velatura.training.data.encoding_cache import EncodingCache
 from velatura.training.data.latents import encode_edited_images, encode_pictures
 from velatura.training.noise import derive_seed
 from velatura.training.plan import LatentSamplingMode, PictureShape, Plan
+
+SIDES = re.compile(r"\b(?:left|right)\b", re.IGNORECASE)  # words that would be wrong of a mirror image
 
 
 @dataclass(frozen=True)
@@ -145,10 +148,8 @@ def encode_examples(
 
 def _mask_weights(examples: Sequence[Example], size: ImageSize, latents: Tensor) -> Tensor | None:
     height, width = latents.shape[-2:]
-    weights_by_path = {
-        example.path: loss_weights(example, size, (width, height)) for example in dict.fromkeys(examples)
-    }
-    weights = [weights_by_path[example.path] for example in examples]
+    weights_by_example = {example: loss_weights(example, size, (width, height)) for example in dict.fromkeys(examples)}
+    weights = [weights_by_example[example] for example in examples]
     if all(weight is None for weight in weights):
         return None
     uniform = torch.ones(latents.shape[-2:])
@@ -160,12 +161,18 @@ def class_examples(dataset: Dataset) -> list[Example]:
     return [example for example in dataset.regularisation for _ in range(example.repeats)]
 
 
+def mirrored_examples(examples: Sequence[Example]) -> list[Example]:
+    """Return the mirror images of pictures, without those whose caption says left or right."""
+    return [replace(example, is_mirrored=True) for example in examples if not SIDES.search(example.caption)]
+
+
 def encode_dataset(
     base: Base, overlay: Overlay, dataset: Dataset, plan: Plan, on_picture: Callable[[], None] | None = None
 ) -> DatasetCache:
     """Encode the pictures and class pictures of a dataset as the plan says.
 
-    Class pictures keep their captions: a template would call them by the name of what is being learned.
+    Class pictures keep their captions: a template would call them by the name of what is being learned. They are not
+    mirrored.
     """
     encode = partial(
         encode_examples,
@@ -180,7 +187,11 @@ def encode_dataset(
         on_picture=on_picture,
     )
     _warn_of_several_lines(dataset.examples, plan)
-    cache = encode(dataset.repeat_examples(), template=plan.caption_template(caption_name(overlay)))
+    examples = dataset.repeat_examples()
+    if plan.flip:
+        _warn_of_sides(dataset.examples)
+        examples += mirrored_examples(examples)
+    cache = encode(examples, template=plan.caption_template(caption_name(overlay)))
     class_pictures = class_examples(dataset)
     if class_pictures and plan.class_weight:
         return replace(cache, class_images=encode(class_pictures))
@@ -226,3 +237,12 @@ def _warn_of_several_lines(examples: Sequence[Example], plan: Plan) -> None:
             f"{found} {verb} several lines, which are learned as one text: to learn the first line, as kohya's scripts "
             "do, or a random line at each step, set caption_lines to first or random"
         )
+
+
+def _warn_of_sides(examples: Sequence[Example]) -> None:
+    """Warn of pictures that are not mirrored, because their captions would be wrong."""
+    names = [example.path.name for example in examples if SIDES.search(example.caption)]
+    if names:
+        found = f"the caption of {names[0]}" if len(names) == 1 else f"{len(names)} captions, as of {names[0]},"
+        verb, those = ("says", "its picture is") if len(names) == 1 else ("say", "these pictures are")
+        warn(f"{found} {verb} left or right, so {those} not mirrored (flip)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import PIL
@@ -59,13 +60,14 @@ def encode_pictures(
         on_picture: Called after each picture that is encoded or found in the cache.
     """
     vae_fingerprint = fingerprint_models([base.vae])
-    distributions: dict[str, tuple[str, Tensor, Tensor]] = {}
+    distributions: dict[tuple[Path, bool], tuple[str, Tensor, Tensor]] = {}
     for example in examples:
-        if str(example.path) not in distributions:
-            distributions[str(example.path)] = _distribution(base, example, size, encoding_cache, vae_fingerprint)
+        picture = example.path, example.is_mirrored
+        if picture not in distributions:
+            distributions[picture] = _distribution(base, example, size, encoding_cache, vae_fingerprint)
             if on_picture:
                 on_picture()
-    moments = [distributions[str(example.path)] for example in examples]
+    moments = [distributions[example.path, example.is_mirrored] for example in examples]
     means = torch.stack([mean for _, mean, _ in moments])
     deviations = torch.stack([deviation for _, _, deviation in moments])
     if sampling == "draw":
@@ -102,8 +104,10 @@ def encode_edited_images(
 def _distribution(
     base: Base, example: Example, size: ImageSize, encoding_cache: EncodingCache, vae_fingerprint: str | None
 ) -> tuple[str, Tensor, Tensor]:
-    """Return a hash of a picture's file, and the mean and standard deviation of its latents."""
+    """Return a hash of a picture, and the mean and standard deviation of its latents."""
     content = hashlib.blake2b(example.path.read_bytes(), digest_size=16).hexdigest()
+    if example.is_mirrored:
+        content = hashlib.blake2b(f"mirrored {content}".encode(), digest_size=16).hexdigest()
     inputs = {"picture": content, "size": size, "pillow": PIL.__version__, "scale": base.family.scaling_factor}
 
     def make() -> dict[str, Tensor]:
@@ -115,12 +119,13 @@ def _distribution(
 
 
 def load_pixels(example: Example, size: ImageSize) -> Tensor:
-    """Return the middle of a picture, (3, height, width), from -1 to 1."""
+    """Return the middle of a picture or of its mirror image, (3, height, width), from -1 to 1."""
     picture = ImageOps.fit(read_upright(example.path), size, Image.Resampling.LANCZOS)
+    picture = ImageOps.mirror(picture) if example.is_mirrored else picture
     return (torch.tensor(np.asarray(picture, dtype=np.float32)) / 127.5 - 1).permute(2, 0, 1)
 
 
 def _noise(seed: int, content: str, shape: Sequence[int]) -> Tensor:
-    """Return noise that depends only on the seed and the picture's file, not on its place in the folder."""
+    """Return noise that depends only on the seed and the picture, not on its place in the folder."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "latents once", int(content, 16)))
     return torch.randn(tuple(shape), generator=generator)
