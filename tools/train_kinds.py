@@ -5,8 +5,9 @@ already is not trained again. Then every prompt is painted at strengths from 0 t
 docs/images/kinds-NAME.webp, and a line of a table is printed. `--only NAME` makes one of them, `--table` prints the
 table of all that are in WORK. `--seeds 3` repeats each with as many seeds; those of the first are painted. Seconds are
 the processor's, not the clock's; memory is what training takes beyond the open base, in a process of its own (`--only`)
-alone a true figure. `--judge` also prints what the classifier of tools/tiny_base sees in 100 pictures at strength 1;
-what it saw is kept in tools/kinds.json, and docs/overlays.md gets the table of it.
+alone a true figure. `--judge` also prints what the classifier of tools/tiny_base sees in 100 pictures at strength 1,
+and of hypernetworks for a style at the strength that their training recommends. What it saw is kept in
+tools/kinds.json, and docs/overlays.md gets the table of it.
 """
 
 import argparse
@@ -33,6 +34,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "overlays.md"
 RESULTS = Path(__file__).parent / "kinds.json"
 TABLE = re.compile(r"<!-- table: kinds -->.*?<!-- end -->", re.DOTALL)
 COLUMNS = {"shown": "learned", "subject": "subject", "place": "place", "both": "score", "other prompts": "kept"}
+AT_PREFERRED = "-preferred"  # behind the name of a run, of what the judge saw at the strength that was recommended
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 SEED = 7
 PICTURE_PIXELS = 96  # pixels of a picture on a sheet
@@ -97,6 +99,7 @@ class KindRun:
 
 KIND_RUNS = (
     KindRun("hypernet-style", "hypernet", "neon"),
+    KindRun("hypernet-blueprint", "hypernet", "blueprint"),
     KindRun("embedding-style", "embedding", "neon"),
     KindRun("lora-style", "lora", "neon"),
     KindRun("dreambooth-style", "dreambooth", "neon"),
@@ -173,21 +176,33 @@ def draw(kind_run: KindRun, work: Path, images: Path) -> None:
     sheet.save(images / f"kinds-{kind_run.name}.webp", quality=70)
 
 
-def judge(kind_run: KindRun, work: Path, count: int = 100) -> dict[str, float]:
-    """Return what the judge sees in pictures at strength 1, once and for all: shares by their names."""
-    file = work / f"{kind_run.run_name}-judged-{judge_mark()}.json"
+def judge(kind_run: KindRun, work: Path, strength: float = 1.0, count: int = 100) -> dict[str, float]:
+    """Return what the judge sees in pictures at a strength, once and for all: shares by their names."""
+    at_strength = "" if strength == 1 else f"-{strength:g}"
+    file = work / f"{kind_run.run_name}-judged-{judge_mark()}{at_strength}.json"
     if not file.exists():
         base, overlay = velatura.tiny(), velatura.open_overlay(kind_run.file(work))
         call = f"{kind_run.overlay_name}, " if kind_run.is_of_subject or kind_run.kind == "embedding" else ""
-        shares = judge_overlay(base, open_judge(), overlay, kind_run.pictures, call=call, count=count)
+        shares = judge_overlay(
+            base, open_judge(), overlay, kind_run.pictures, call=call, strength=strength, count=count
+        )
         file.write_text(json.dumps(shares))
     return cast("dict[str, float]", json.loads(file.read_text()))
 
 
-def keep_shares(kind_run: KindRun, shares: Mapping[str, float], results: Path = RESULTS) -> None:
-    """Write what the judge saw into the results, by the run's name and seed."""
+def preferred_strength(kind_run: KindRun, work: Path) -> float:
+    """Return the strength that the training wrote beside its overlay, as `velatura tune` does."""
+    return float(json.loads(kind_run.file(work).with_suffix(".json").read_text())["preferred weight"])
+
+
+def keep_shares(
+    kind_run: KindRun, shares: Mapping[str, float], results: Path = RESULTS, name: str | None = None
+) -> None:
+    """Write what the judge saw into the results, by the run's name, or another one, and its seed."""
     kept = read_shares(results)
-    kept.setdefault(kind_run.name, {})[str(kind_run.seed)] = {name: round(share, 3) for name, share in shares.items()}
+    kept.setdefault(name or kind_run.name, {})[str(kind_run.seed)] = {
+        name: round(share, 3) for name, share in shares.items()
+    }
     results.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
@@ -198,11 +213,13 @@ def read_shares(results: Path = RESULTS) -> dict[str, dict[str, dict[str, float]
 
 def shares_table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """Return the table of what the judge saw: means over the seeds, with the lowest and the highest."""
-    rows = [f"| run | seeds | {' | '.join(COLUMNS)} |", "|" + "---|" * (len(COLUMNS) + 2)]
-    for kind_run in KIND_RUNS:
-        if seeds := list(results.get(kind_run.name, {}).values()):
+    rows = [f"| run | strength | seeds | {' | '.join(COLUMNS)} |", "|" + "---|" * (len(COLUMNS) + 3)]
+    for name in (name for kind_run in KIND_RUNS for name in (kind_run.name, kind_run.name + AT_PREFERRED)):
+        if seeds := list(results.get(name, {}).values()):
             cells = [_mean_and_range([seed[share] for seed in seeds if share in seed]) for share in COLUMNS.values()]
-            rows.append(f"| {kind_run.name.replace('-', ', ')} | {len(seeds)} | {' | '.join(cells)} |")
+            strength = _mean_and_range([seed["strength"] for seed in seeds]) if name.endswith(AT_PREFERRED) else "1"
+            run = name.removesuffix(AT_PREFERRED).replace("-", ", ")
+            rows.append(f"| {run} | {strength} | {len(seeds)} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
@@ -264,6 +281,11 @@ def report(kind_run: KindRun, options: argparse.Namespace) -> None:
         shares = judge(kind_run, options.work)
         print(f"{kind_run.run_name} at strength 1: {shares}", flush=True)
         keep_shares(kind_run, shares)
+        if kind_run.kind == "hypernet" and not kind_run.is_of_subject:
+            strength = preferred_strength(kind_run, options.work)
+            shares = {"strength": strength, **judge(kind_run, options.work, strength)}
+            print(f"{kind_run.run_name} at strength {strength:g}: {shares}", flush=True)
+            keep_shares(kind_run, shares, name=kind_run.name + AT_PREFERRED)
         PAGE.write_text(fill_table(PAGE.read_text("utf-8"), read_shares()), "utf-8")
 
 

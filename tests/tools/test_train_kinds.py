@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tools import train_kinds
+from velatura.library.preferred_strength import write_sidecar
 from velatura.training.plan import Plan
 
 
@@ -67,10 +68,20 @@ def test_what_the_judge_saw_with_several_seeds_is_a_table(tmp_path):
     for seed, share in enumerate((0.25, 0.5, 0.75)):
         kind_run = replace(style, seed=seed)
         train_kinds.keep_shares(kind_run, {"learned": share, "subject": 1.0, "place": 1.0, "score": share}, file)
-    row = (
-        "| lora, style | 3 | 0.50 (0.25 to 0.75) | 1.00 (1.00 to 1.00) | 1.00 (1.00 to 1.00) | 0.50 (0.25 to 0.75) |  |"
-    )
-    assert train_kinds.shares_table(train_kinds.read_shares(file)).splitlines()[2:] == [row]
+        at_preferred = {"strength": 0.75 + share, "learned": 0.25}
+        train_kinds.keep_shares(kind_run, at_preferred, file, kind_run.name + train_kinds.AT_PREFERRED)
+    ones = "1.00 (1.00 to 1.00) | 1.00 (1.00 to 1.00)"
+    rows = [
+        f"| lora, style | 1 | 3 | 0.50 (0.25 to 0.75) | {ones} | 0.50 (0.25 to 0.75) |  |",
+        "| lora, style | 1.25 (1.00 to 1.50) | 3 | 0.25 (0.25 to 0.25) |  |  |  |  |",
+    ]
+    assert train_kinds.shares_table(train_kinds.read_shares(file)).splitlines()[2:] == rows
+
+
+def test_the_strength_that_a_training_recommends_is_read_from_beside_its_overlay(tmp_path):
+    style = train_kinds.KIND_RUNS[0]
+    write_sidecar(style.file(tmp_path), 0.85, "a note")
+    assert train_kinds.preferred_strength(style, tmp_path) == 0.85
 
 
 def test_seeds_are_runs_of_their_own():

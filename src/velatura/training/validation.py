@@ -77,11 +77,11 @@ class ValidationSet:
         """Take pictures in turn, each with the middle of one of `count` equal slices of the noise schedule.
 
         Args:
-            cache: Pictures of the most common size are used.
+            cache: Pictures of the most common size are used, without mirror images.
             count: Number of rows; pictures repeat if there are fewer.
             timestep_count: Number of timesteps of the noise schedule.
         """
-        rows = torch.arange(count) % len(cache.latents)
+        rows = torch.arange(count) % (len(cache.latents) - cache.mirrored_count)
         latents = cache.latents[rows]
         noise = torch.stack([validation_noise(number, latents.shape[1:]) for number in range(count)])
         timesteps = ((torch.arange(count) + 0.5) * timestep_count / count).long()

@@ -12,7 +12,7 @@ from velatura.datasets.pictures import read_picture
 from velatura.training.data.cache import encode_dataset, encode_examples
 from velatura.training.data.caption_cache import CaptionCache
 from velatura.training.plan import Plan
-from velatura.training.validation import fingerprint_data
+from velatura.training.validation import ValidationSet, fingerprint_data
 
 
 def test_latents_and_contexts_are_those_of_each_picture_alone(tiny, photos):
@@ -71,6 +71,8 @@ def test_mirror_images_are_learned_beside_the_pictures_with_their_masks(tiny, ph
     torch.testing.assert_close(cached.latents[count:], mirrored.latents)
     torch.testing.assert_close(cached.weights[count:], mirrored.weights)
     assert not torch.equal(mirrored.weights, plain.weights)
+    validation, plain_validation = (ValidationSet.from_cache(each, 8, 1000) for each in (cached, plain))
+    assert torch.equal(validation.pictures, plain_validation.pictures)
 
 
 @pytest.mark.filterwarnings("default")

@@ -39,6 +39,7 @@ class DatasetCache:
         deviations: Standard deviations of the latents if every step samples anew; None if latents are fixed.
         image_conditions: What a pix2pix UNet reads of the pictures before an edit, of the latents' shape; None if it
             reads no image.
+        mirrored_count: How many of the pictures, the last ones, are mirror images of others.
         other_buckets: Pictures of the other sizes.
     """
 
@@ -48,6 +49,7 @@ class DatasetCache:
     class_images: DatasetCache | None = None
     deviations: Tensor | None = None
     image_conditions: Tensor | None = None
+    mirrored_count: int = 0
     other_buckets: tuple[DatasetCache, ...] = ()
 
     @property
@@ -136,7 +138,12 @@ def encode_examples(
         )
         conditions = encode_edited_images(base, bucket, size, cache)
         return DatasetCache(
-            latents.values, captions, weights, deviations=latents.deviations, image_conditions=conditions
+            latents.values,
+            captions,
+            weights,
+            deviations=latents.deviations,
+            image_conditions=conditions,
+            mirrored_count=sum(example.is_mirrored for example in bucket),
         )
 
     largest, *other_buckets = (
