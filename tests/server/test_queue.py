@@ -79,7 +79,11 @@ def test_an_orderly_end_of_the_server_is_no_start(queue):
     for _ in range(MAX_STARTS):
         queue.take("device")
         queue.put_back(job.id)
-    assert (queue.get(job.id).state, queue.get(job.id).starts) == ("queued", 1)
+    assert (queue.get(job.id).state, queue.get(job.id).starts) == ("queued", 0)
+    queue.take("device")
+    queue.reset_starts(job.id)
+    queue.put_back(job.id)
+    assert queue.take("device").starts == 1  # so that it may be killed as often as at first
 
 
 @pytest.mark.parametrize(
@@ -199,6 +203,20 @@ def test_waiting_jobs_that_fit_are_painted_in_one_batch(tmp_path, models, tiny):
     for recipe, picture in zip(recipes, pictures, strict=True):
         expected = velatura.generate(tiny, velatura.Recipe(**recipe), library=library)
         assert velatura.Recipe(**picture["recipe"]) == expected.recipe
+
+
+def test_a_job_that_was_started_before_waits_for_its_own_turn(tmp_path, models):
+    settings = ServerSettings.of(library=(models,), out=tmp_path, batch=3)
+    with open_client(settings) as client:
+        queue = client.app.state.velatura.jobs.queue
+        first = client.post("/api/jobs", json={"kind": "paint", "recipe": SLOW["recipe"]}).json()["id"]
+        recipe = {"prompt": "a house", "steps": 2, "seed": 1}
+        ids = [client.post("/api/jobs", json={"kind": "paint", "recipe": recipe}).json()["id"] for _ in range(2)]
+        assert queue.take_job(ids[1]) is not None
+        queue.put_back(ids[1])
+        client.post(f"/api/jobs/{first}/cancel")
+        jobs = [wait_for(client, job_id) for job_id in ids]
+    assert jobs[1]["started"] >= jobs[0]["ended"]  # it may have pictures already, which a batch in common would repeat
 
 
 def test_too_many_jobs_are_refused(tmp_path, models):

@@ -184,8 +184,10 @@ class JobQueue:
 
     def put_back(self, job_id: str) -> None:
         """Put a job that was asked to stop back into the queue; this start does not count."""
-        self._database.change("UPDATE jobs SET starts = max(1, starts - 1) WHERE id = ?", (job_id,))
-        self.requeue(job_id)
+        self._database.change(
+            "UPDATE jobs SET state = 'queued', starts = starts - 1 WHERE id = ? AND state = 'running'", (job_id,)
+        )
+        self.notify()
 
     def recover(self) -> tuple[list[ServerJob], list[ServerJob]]:
         """Settle the jobs that ran when the server ended: return those queued again, and those that ended.

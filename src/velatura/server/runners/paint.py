@@ -152,7 +152,8 @@ def _take_companions(context: JobContext, prepared: PreparedPictures, max_pictur
     assert isinstance(request, PaintRequest)
     for waiting in resources.service.queue.waiting("device", "paint", MAX_WAITING_READ):
         other = PaintRequest.model_validate(waiting.request)
-        if len(other.recipes) > room or waiting.starts or _shared_fields(other) != _shared_fields(request):
+        was_started = waiting.started is not None  # and may have pictures already
+        if len(other.recipes) > room or was_started or _shared_fields(other) != _shared_fields(request):
             continue
         try:
             pictures = prepare_pictures(other, resources, set())
