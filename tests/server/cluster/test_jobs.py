@@ -251,6 +251,16 @@ def test_what_an_actor_stores_resets_the_starts_of_its_job(client, state, monkey
     assert (job["state"], job["starts"]) == ("done", 1)
 
 
+def test_a_job_ends_whose_files_an_actor_cannot_remove(client, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("velatura.server.jobs.pictures.PictureStore.delete", fail)
+    job = wait_for(client, submit(client, kind="paint", recipe={"prompt": "a cat", "steps": 1}))
+    assert job["state"] == "done"
+    until(lambda: all(worker.get("job") != job["id"] for worker in client.get("/api/system").json()["workers"]))
+
+
 def test_an_error_names_the_file_that_a_machine_does_not_see(client, monkeypatch):
     recipe = {"prompt": "a house <lora:nobody:1>", "steps": 2}
     job = wait_for(client, submit(client, kind="paint", recipe=recipe))

@@ -77,12 +77,18 @@ class JobActor:
             run_job(job, self._resources)
         except Exception:
             LOG.exception("the end of job %s could not be stored", job.id)
+        try:
+            self._remove_files(job, inputs)
+        except Exception:  # as of a full disk; the server waits for the end nevertheless
+            LOG.exception("the files of job %s could not be removed", job.id)
+        self._messages.put(ActorMessage("end", {}))
+
+    def _remove_files(self, job: ServerJob, inputs: Sequence[Path]) -> None:
         for path in inputs:
             path.unlink(missing_ok=True)
         for picture in self._resources.pictures.of_job(job.id):
             self._resources.pictures.path(picture).with_suffix(PAGE_ENDING).unlink(missing_ok=True)
             self._resources.pictures.delete(picture)
-        self._messages.put(ActorMessage("end", {}))
 
     def poll(self, control: JobControl) -> list[ActorMessage]:
         """Pass on what is asked of the job, and return what happened to it since the last time.
