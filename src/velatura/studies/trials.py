@@ -201,7 +201,7 @@ def run_trial(setup: TrialSetup, kind: str, seed: int, steps: int, on_stage: OnS
 def _train(setup: TrialSetup, folder: Path, plan: Plan, kind: str, on_stage: OnStage | None) -> tuple[Overlay, Path]:
     def on_step(step: Step) -> None:
         if on_stage:
-            on_stage(Stage("training", step.done, step.total, step.is_stored))
+            on_stage(Stage("training", step.done, step.total))
 
     summary = read_run(folder) if is_run_folder(folder) else None
     if summary is not None and summary.overlay is not None:

@@ -33,8 +33,6 @@ def run_compare(context: JobContext) -> None:
         context.step(done, total, trial)
 
     def on_stage(stage: Stage) -> None:
-        if stage.is_stored:
-            context.mark_stored()
         context.check()
         context.step(stage.done, stage.total, f"{trial}: {stage.name}")
 

@@ -36,13 +36,11 @@ class Stage:
     Attributes:
         name: What is done: "preparing pictures", "painting previews" or "painting strengths".
         done, total: Pictures done, and pictures in all; of a trial's "training" its steps.
-        is_stored: Of a trial's "training": a snapshot after this step is stored.
     """
 
     name: str
     done: int
     total: int
-    is_stored: bool = False
 
 
 OnStage = Callable[[Stage], None]
