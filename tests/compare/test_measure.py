@@ -207,6 +207,17 @@ def test_the_patches_of_a_clip_and_a_dino_count_if_their_folders_are_given(tiny,
     assert len({round(value, 4) for value in found}) == 3
 
 
+def test_a_picture_stands_in_for_each_reference_in_turn(seen):
+    references, pairs = seen["data"].select([0, 1, 2]), ([1, 2], [0, 2], [0, 1])
+    distances = [metrics.style_distance(seen["base"], references.select(pair)) for pair in pairs]
+    found = metrics.style_distance_of_another(seen["base"], references)
+    torch.testing.assert_close(found, torch.stack(distances).mean(dim=0))
+    among_each_other = [
+        metrics.style_distance(references.select([row]), references.select(pair)) for row, pair in enumerate(pairs)
+    ]
+    torch.testing.assert_close(metrics.left_out_style_distance(references), torch.cat(among_each_other))
+
+
 def test_references_among_each_other_are_the_whole_way(seen):
     data = seen["data"]
     # four of the pictures against the fifth and the other three, as held-out ones are measured

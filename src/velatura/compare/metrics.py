@@ -72,13 +72,9 @@ def style_distance(pictures: PictureFeatures, references: PictureFeatures) -> Te
 
 def left_out_style_distance(references: PictureFeatures) -> Tensor:
     """Return how far each reference is from the others by `style_distance`; of a single one, from itself."""
-    count = len(references)
-    if count < 2:
+    if len(references) < 2:
         return style_distance(references, references)
-    distances = [
-        _relative_distance(gram, (gram.sum(dim=0, keepdim=True) - gram) / (count - 1)) for gram in references.grams
-    ]
-    return torch.stack(distances).mean(dim=0)
+    return torch.stack([_relative_distance(gram, _means_of_others(gram)) for gram in references.grams]).mean(dim=0)
 
 
 def style_distance_of_another(pictures: PictureFeatures, references: PictureFeatures) -> Tensor:
@@ -87,11 +83,13 @@ def style_distance_of_another(pictures: PictureFeatures, references: PictureFeat
     It is the mean distance from the means of all references but one, so that it can be compared with
     `left_out_style_distance`: the fewer pictures a mean is of, the farther everything is from it.
     """
-    count = len(references)
-    if count < 2:
+    if len(references) < 2:
         return style_distance(pictures, references)
-    others = [references.select([row for row in range(count) if row != left_out]) for left_out in range(count)]
-    return torch.stack([style_distance(pictures, other) for other in others]).mean(dim=0)
+    distances = [
+        torch.stack([_relative_distance(gram, mean[None]) for mean in _means_of_others(reference)]).mean(dim=0)
+        for gram, reference in zip(pictures.grams, references.grams, strict=True)
+    ]
+    return torch.stack(distances).mean(dim=0)
 
 
 def left_out_similarity(references: Tensor) -> Tensor:
@@ -179,6 +177,11 @@ def own_prompt_chance(prompts: Sequence[str]) -> Tensor:
 def _centred(features: Tensor) -> Tensor:
     """Return features without their mean, of length 1."""
     return F.normalize(features - features.mean(dim=0, keepdim=True), dim=1)
+
+
+def _means_of_others(grams: Tensor) -> Tensor:
+    """Return for each matrix the mean of all others, (pictures, channels, channels)."""
+    return (grams.sum(dim=0, keepdim=True) - grams) / (len(grams) - 1)
 
 
 def _relative_distance(grams: Tensor, others: Tensor) -> Tensor:
