@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 import velatura
 from velatura.cli.app import main
@@ -57,15 +58,18 @@ def test_the_curve_begins_at_the_base_and_its_top_is_the_strength(tiny, overlay,
 
 
 def test_seeds_of_a_prompt_are_one_number_when_prompts_are_drawn_anew(tiny, overlay, monkeypatch):
-    shapes = []
+    seen = {}
 
     def see(strengths, near, kept):
-        shapes.extend([near.shape, kept.shape])
+        seen.update(near=near, kept=kept)
         return best_strength(strengths, near, kept)
 
     monkeypatch.setattr("velatura.compare.tune.best_strength", see)
+    # 3 strengths, and 2 prompts of 2 seeds: both pictures of a prompt stand side by side
+    monkeypatch.setattr("velatura.compare.tune.likeness", lambda *_: torch.arange(12.0).reshape(3, 4))
     found = velatura.tune(tiny, overlay, **BRIEF, seeds=2)
-    assert shapes == [(3, 2), (3, 2)]
+    assert seen["near"].tolist() == [[0.5, 2.5], [4.5, 6.5], [8.5, 10.5]]
+    assert seen["kept"].shape == (3, 2)
     assert found.seeds == 2
 
 
