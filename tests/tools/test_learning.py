@@ -9,7 +9,7 @@ from tools.learning.__main__ import PAGES, read_results
 from tools.learning.deltas import RanksByNoise, SingularValueShifts
 from tools.learning.factors import PARAMETERS, TIMESTEPS, Arm, Trial, trial_of
 from tools.learning.halving import SCREEN, next_trial, stages, with_prior
-from tools.learning.tables import correlation_table, fill_tables, rank_correlation, seen_by, task_table
+from tools.learning.tables import correlation_table, fill_tables, rank_correlation, records_for, task_table
 from tools.learning.trial import new_overlay, style_folder, style_shares, subject_shares, trained_overlay
 from tools.tiny_base.data import LABELS, unseen_scene
 from velatura.training.plan import Plan
@@ -72,7 +72,7 @@ def test_what_another_classifier_saw_only_chooses_the_ways_that_go_on():
     assert first.arm.parameters in {"LoKr", "all weights"}
     assert next_trial(results, "small").seed == 0
     assert next_trial(results, "small").task == "blueprint"
-    assert "No trials yet." in task_table(seen_by(results, "robot"), "robot")
+    assert "No trials yet." in task_table(records_for(results, "robot"), "robot")
 
 
 # Worked by hand: two of the six pairs of 1, 2, 3, 4 against 1, 3, 2, 4 exchange places: 1 - 6 * 2 / (4 * 15)

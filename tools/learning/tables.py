@@ -86,13 +86,13 @@ def print_tables(results: Sequence[Record]) -> None:
     """Print all tables, each under its name."""
     for suffix in ("", SCREEN_SUFFIX):
         for task in TASKS:
-            print(f"{task}{suffix}\n\n{task_table(seen_by(results, suffix), task)}\n")
-        print(f"loss against pictures{suffix}\n\n{correlation_table(seen_by(results, suffix))}\n")
+            print(f"{task}{suffix}\n\n{task_table(records_for(results, suffix), task)}\n")
+        print(f"loss against pictures{suffix}\n\n{correlation_table(records_for(results, suffix))}\n")
 
 
-def seen_by(results: Sequence[Record], name: str) -> list[Record]:
+def records_for(results: Sequence[Record], table_name: str) -> list[Record]:
     """Return the records for a table: those of the first classifier if its name says screen, else the others."""
-    is_screen = name.endswith(SCREEN_SUFFIX)
+    is_screen = table_name.endswith(SCREEN_SUFFIX)
     return [record for record in results if (record["judge"] == FIRST_JUDGE) == is_screen]
 
 
@@ -121,7 +121,7 @@ def fill_tables(text: str, results: Sequence[Record]) -> str:
 
     def table(mark: re.Match[str]) -> str:
         name = mark["name"]
-        table_name, records = name.removesuffix(SCREEN_SUFFIX), seen_by(results, name)
+        table_name, records = name.removesuffix(SCREEN_SUFFIX), records_for(results, name)
         content = correlation_table(records) if table_name == "correlation" else task_table(records, table_name)
         return f"<!-- table: {name} -->\n\n{content}\n\n<!-- end -->"
 
