@@ -136,7 +136,7 @@ class ClusterWorker(Thread):
             except WorkerLost:
                 raise
             except Exception:  # as of a database that is locked, or of a full disk
-                LOG.exception("a job could not be taken for %s, or its end not be stored", node.host)
+                LOG.exception("a job could not be taken for %s, or its end could not be stored", node.host)
                 self._service.is_stopping.wait(IDLE_SECONDS)
         actor.call("close", is_abandoned=lambda: True)
 

@@ -59,7 +59,7 @@ class JobWorker(Thread):
             try:
                 self._take_job()
             except Exception:  # as of a database that is locked, or of a full disk
-                LOG.exception("a job could not be taken, or its end not be stored")
+                LOG.exception("a job could not be taken, or its end could not be stored")
                 service.is_stopping.wait(IDLE_SECONDS)
         if self._lane == "device":
             self._resources.models.close()
