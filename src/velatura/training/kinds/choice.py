@@ -39,10 +39,10 @@ CHOICES: dict[Purpose, dict[str, Advice]] = {
             "hypernet",
             "the style should act on the whole picture, also where no word names it",
         ),
-        # As docs/which-one.md found
+        # As docs/overlays.md found
         TINY: Advice(
             "lora",
-            "measured, it comes as near to a style as the other kinds and keeps more of the prompt than a hypernetwork",
+            "measured, it shows a style with its subject as often as DreamBooth, and more often than a hypernetwork",
             "hypernet",
             "the style should act on the whole picture, also where no word names it",
         ),
@@ -54,7 +54,7 @@ CHOICES: dict[Purpose, dict[str, Advice]] = {
             "dreambooth",
             "the likeness is not close enough, and the memory and the disk have room",
         ),
-        # As docs/which-one.md found
+        # As docs/overlays.md found
         TINY: Advice(
             "lora",
             "measured, it shows a subject as often as DreamBooth and keeps more of what else the base paints",
@@ -98,7 +98,7 @@ CHECKPOINTED_SHARE = 0.3  # of the activations, with gradient checkpointing
 CHECKPOINTED_TIME = 4 / 3  # the forward pass is computed twice
 
 # A step is a forward pass and a backward pass through the activations; DreamBooth also has gradients of all weights,
-# and its optimizer moves them all: 2.3 times as long on the tiny base (docs/overlays.md)
+# and its optimizer moves them all: 2.3 times as long on the tiny base
 STEP_FORWARDS = {"hypernet": 2.0, "lora": 2.0, "embedding": 2.0, "dreambooth": 4.6}
 # Share of a matrix product's speed that training reaches: measured on the tiny base on one core, 16.5 of 54 GFLOP/s
 EFFICIENCY = 0.3
