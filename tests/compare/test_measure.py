@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import combinations
 from random import Random
 
 import pytest
@@ -229,17 +230,19 @@ def test_references_among_each_other_are_the_whole_way(seen):
 
 
 # Means of two pictures are farther from any picture than means of many, which is no merit of either
-@pytest.mark.parametrize("pair", [(3, 4), (0, 1), (1, 5), (3, 0), (2, 4)])
-def test_two_references_tell_other_robots_from_cars(tiny, pair):
+def test_two_references_tell_other_robots_from_cars_and_seldom_make_likeness_too_high(tiny):
     encoder, robots = PictureEncoder.open(tiny), [robot_scene(number) for number in range(14)]
     houses, cars = (
-        [replace(scene, subject=subject, colour=colour) for scene in robots[6:]]
+        [replace(scene, subject=subject, colour=colour) for scene in robots[8:]]
         for subject, colour in (("house", "white"), ("car", "blue"))
     )
-    features = [encoder.features([paint(scene) for scene in group]) for group in (houses, robots[6:], cars)]
-    found = likeness(features, encoder.features([paint(robots[number]) for number in pair])).mean(dim=1)
-    assert 0.5 < found[1] < 1.6
-    assert found[2] < found[1] / 2
+    features = [encoder.features([paint(scene) for scene in group]) for group in (houses, robots[8:], cars)]
+    drawn = encoder.features([paint(scene) for scene in robots[:8]])
+    found = torch.stack([likeness(features, drawn.select(pair)).mean(dim=1) for pair in combinations(range(8), 2)])
+    of_robots, of_cars = found[:, 1], found[:, 2]
+    assert float(of_robots.median()) == pytest.approx(1, abs=0.15)
+    assert int((of_robots > 1.6).sum()) <= 5  # of 28
+    assert (of_cars < of_robots / 2).all()
 
 
 def test_a_single_reference_and_equal_pictures_have_a_likeness(seen):

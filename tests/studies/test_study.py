@@ -137,11 +137,13 @@ def test_other_things_are_looked_at_in_the_same_place(spoiled, kept, tiny, tmp_p
     assert (figures["base_change"] > 0) == bool(spoiled)
 
 
-def test_a_single_held_out_picture_is_not_all_that_likeness_is_measured_against(tiny, photos, tmp_path):
+def test_one_or_two_held_out_pictures_are_not_all_that_likeness_is_measured_against(tiny, photos, tmp_path):
     few = prepare(tiny, photos, tmp_path / "few")
     assert (len(few.held_out), len(few.references())) == (1, 4)
     more = prepare(tiny, velatura.tiny_pictures("robot"), tmp_path / "more")
-    assert len(more.references()) == len(more.held_out) == 2
+    assert (len(more.held_out), len(more.references())) == (2, 8)
+    enough = prepare(tiny, velatura.tiny_pictures("neon"), tmp_path / "enough")
+    assert len(enough.references()) == len(enough.held_out) == 4
 
 
 def test_steps_and_strengths_are_told_as_they_come(finished):
