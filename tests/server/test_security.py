@@ -409,6 +409,12 @@ def test_a_body_with_a_key_twice_is_refused(client, path, body):
     assert "it has the key 'steps' twice in one object: send every key once" in answer.text
 
 
+def test_a_number_of_too_many_digits_is_not_called_a_key_that_is_there_twice(client):
+    answer = client.post("/sdapi/v1/options", content="1" * 5000, headers={"Content-Type": "text/plain"})
+    assert answer.status_code == 422
+    assert "ambiguous" not in answer.text
+
+
 def test_uploads_are_not_looked_through_for_keys(client):
     twice = b'{"a": 1, "a": 2}'
     client.post("/api/datasets", json={"name": "twice"})

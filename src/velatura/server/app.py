@@ -115,7 +115,8 @@ async def refuse_duplicate_fields(request: Request) -> None:
     if not body:
         return
     try:
-        await run_in_threadpool(json.loads, body, object_pairs_hook=refuse_duplicate_keys)  # it may be long
+        # It may be long, and whether its numbers can be read is not asked here
+        await run_in_threadpool(json.loads, body, object_pairs_hook=refuse_duplicate_keys, parse_int=str)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         return  # not JSON: the route says so, or takes it
     except ValueError as error:
