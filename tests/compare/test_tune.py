@@ -34,7 +34,7 @@ def own_pictures(tiny, overlay, tmp_path_factory):
     """What the overlay paints at strength 1, which a tuning must find again."""
     folder = tmp_path_factory.mktemp("own") / "ink"
     folder.mkdir()
-    prompts = [TunePrompt(text, text) for text in BRIEF["prompts"]]
+    prompts = [TunePrompt(text, text) for text in (*BRIEF["prompts"], "a green fish under the sea")]
     painted = StrengthPainter(tiny, overlay, prompts, 1, BRIEF["steps"]).paint(1.0)
     for number, (image, prompt) in enumerate(zip(painted, prompts, strict=True)):
         image.save(folder / f"{number}.png")
@@ -55,6 +55,13 @@ def test_the_curve_begins_at_the_base_and_its_top_is_the_strength(tiny, overlay,
     assert found.low <= found.strength <= found.high
     assert found.reference == "pictures"
     assert f"best strength {found.strength:g}" in str(found)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_pictures_are_warned_of(count, tiny, overlay, own_pictures):
+    images = read_picture_set(own_pictures).images[:count]
+    with pytest.warns(UserWarning, match=r"^[12] pictures? cannot tell how much such pictures differ"):
+        velatura.tune(tiny, overlay, pictures=images, **BRIEF)
 
 
 def test_seeds_of_a_prompt_are_one_number_when_prompts_are_drawn_anew(tiny, overlay, monkeypatch):

@@ -17,12 +17,12 @@ from velatura.arguments import check_arguments
 from velatura.base.base import Base
 from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.compare import metrics
-from velatura.compare.likeness import likeness
+from velatura.compare.likeness import MIN_REFERENCES, likeness
 from velatura.compare.picture_features import PictureEncoder, PictureFeatures
 from velatura.compare.picture_sets import Pictures, PictureSet, read_picture_set
 from velatura.compare.strength_trade import TradePoint, best_strength
 from velatura.compare.tune_prompts import TunePrompt, call_overlay, tune_prompts
-from velatura.errors import BadPrompt, BadStrength, NoEffect, gather_warnings, ignore_warnings
+from velatura.errors import BadPrompt, BadStrength, NoEffect, gather_warnings, ignore_warnings, quantity, warn
 from velatura.formats.open import open_overlay
 from velatura.library.preferred_strength import write_into_file, write_sidecar
 from velatura.overlays.attach import attach
@@ -191,6 +191,11 @@ def tune_with(
     base, strengths = encoder.base, _check_strengths(strengths)
     is_tiny = base.family.name == "tiny"
     references = None if pictures is None else _references(read_picture_set(pictures))
+    if references and len(references) < MIN_REFERENCES:
+        warn(
+            f"{quantity(len(references), 'picture')} cannot tell how much such pictures differ, so the likeness may be "
+            f"far off: give {MIN_REFERENCES} or more"
+        )
     captions = list(references.texts or ()) if references else []
     chosen = tune_prompts(overlay, captions, is_tiny=is_tiny, called_by=called_by)
     if prompts is not None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from velatura.base.base import Base
 from velatura.compare import metrics
+from velatura.compare.likeness import MIN_REFERENCES
 from velatura.compare.picture_features import PictureEncoder
 from velatura.compare.picture_sets import read_picture_set
 from velatura.compare.tune import STEPS, STRENGTHS, TINY_STEPS, StrengthPainter, kept_share, tune_with
@@ -48,7 +49,6 @@ KINDS = (*MAKERS, "aesthetic")
 SEEDLESS_KINDS = frozenset({"dreambooth"})  # begin at zero, so that a seed only draws the steps
 MIN_STEPS = 2
 DIVERSITY_SEEDS = 4
-MIN_REFERENCES = 3  # by one pair of robots in four, other robots had a likeness of more than 1.6, not 1
 NO_CURVE = Curve(strengths=(0.0, 1.0), likeness=(0.0, 0.0), kept=(1.0, 1.0))
 
 
