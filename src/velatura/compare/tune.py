@@ -190,7 +190,7 @@ def tune_with(
     """
     base, strengths = encoder.base, _check_strengths(strengths)
     is_tiny = base.family.name == "tiny"
-    references = None if pictures is None else _references(read_picture_set(pictures))
+    references = None if pictures is None else select_references(pictures)
     if references and len(references) < MIN_REFERENCES:
         warn(
             f"{quantity(len(references), 'picture')} cannot tell how much such pictures differ, so the likeness may be "
@@ -277,8 +277,9 @@ def kept_share(features: Sequence[PictureFeatures], texts: Sequence[str]) -> Ten
     return gains / gains[0].mean().clamp(min=1e-6)
 
 
-def _references(found: PictureSet) -> PictureSet:
+def select_references(pictures: Pictures) -> PictureSet:
     """Return at most `MAX_REFERENCES` pictures, evenly spread over all."""
+    found = read_picture_set(pictures)
     count = len(found)
     rows = [row * count // min(count, MAX_REFERENCES) for row in range(min(count, MAX_REFERENCES))]
     texts = None if found.texts is None else [found.texts[row] for row in rows]

@@ -27,6 +27,8 @@ FIGURES = {
     "base_change": "change of other prompts, which do not call it, place by place; lower keeps the base",
     "others_kept": "share of other things that are kept, of an overlay of a subject",
     "diversity": "mean difference between pictures of one prompt",
+    "together": "score where the other overlay is attached too",
+    "other_left": "share of the other overlay's change of pictures that is left there",
     "strength": "the best strength",
     "training_seconds": "seconds of training",
     "picture_seconds": "seconds that a picture takes longer",
@@ -190,8 +192,8 @@ class StudyResults(BaseModel):
         return f"{spread.mean:.{digits}f}{deviation}"
 
     def __str__(self) -> str:
-        columns = ("score", "likeness", "kept", "base_change", "others_kept", "strength", "training_seconds", "bytes")
-        figures = [name for name in columns if name in self.measured_figures()]
+        columns = ("score", "likeness", "kept", "base_change", "others_kept", "together", "other_left", "strength")
+        figures = [name for name in (*columns, "training_seconds", "bytes") if name in self.measured_figures()]
         widths = [max(len(name), 14) + 2 for name in figures]
         head = f"{'':12}" + "".join(f"{name:{width}}" for name, width in zip(figures, widths, strict=True))
         rows = [

@@ -11,7 +11,6 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from velatura.arguments import check_arguments
-from velatura.base.base import Base
 from velatura.base.pipeline import AnyBase, freeze_models, to_base
 from velatura.compare.cluster import BaseReference, Cluster, RunJobs, connect
 from velatura.compare.likeness import LIKENESS_MEASURE
@@ -21,9 +20,11 @@ from velatura.compare.strength_trade import KEPT_POWER
 from velatura.errors import AlreadyExists, BadFile, BadPlan, UnknownName, gather_warnings, quantity
 from velatura.files import atomic_write
 from velatura.imports import check_ray_installed
+from velatura.library.hashes import Hashes
 from velatura.studies.pictures import record_once, split_pictures
 from velatura.studies.report import StudyReport
 from velatura.studies.results import REPORT_NAME, STUDY_RESULTS_NAME, UNTRAINED_KINDS, StudyResults, Trial, read_results
+from velatura.studies.together import OtherFile, OtherOverlay
 from velatura.studies.trials import KINDS, StudyJob, TrialSetup, run_study_job, run_trial
 from velatura.training.run.recorded_base import base_location
 from velatura.training.run.report import OnStage
@@ -91,6 +92,8 @@ def study(
     purpose: str = "style",
     clip: str | os.PathLike[str] | None = None,
     dino: str | os.PathLike[str] | None = None,
+    together: str | os.PathLike[str] | None = None,
+    together_strength: float = 1.0,
     ray: str | None = None,
     on_trial: OnTrial | None = None,
     on_stage: OnStage | None = None,
@@ -111,6 +114,9 @@ def study(
         purpose: What is learned, "style" or "subject": the presets.
         clip: The folder of a whole CLIP, used instead of the base's; likeness compares its patches too.
         dino: The folder of a DINO; likeness compares its patches too.
+        together: The file of another overlay. Each trial is then measured once more with it attached too: what is left
+            of both.
+        together_strength: Its strength.
         ray: Address of a Ray cluster on which trials run side by side, "local" for one on this machine; see
             `velatura.compare.cluster.connect`. None: one after another in this process. Seconds of training are those
             of the worker, so compare them only between machines that are alike.
@@ -125,8 +131,9 @@ def study(
         UnknownName: A kind does not exist.
         BadDataset: There are fewer than four pictures, or pictures or captions changed since the study was begun.
         BadPlan: The budget is not above 0.
-        AlreadyExists: `out` holds a study on another base, or with another budget or purpose.
-        BadFile: A file of the study in `out` is damaged.
+        AlreadyExists: `out` holds a study on another base, or with another budget, purpose or other overlay.
+        BadFile: A file of the study in `out` is damaged, or the other overlay cannot be read.
+        WrongBase: The other overlay does not fit the base.
         BadSettings: No Ray cluster answers at the address, or Ray is not installed.
         UnsupportedBase: A cluster is asked for, and the base was not opened from a file.
         ProcessFailed: The workers of a trial died again and again.
@@ -136,9 +143,11 @@ def study(
     base, out = to_base(base), Path(out).expanduser()
     options = StudyOptions(tuple(dict.fromkeys(kinds)), seeds, steps, minutes, purpose)
     _check_options(options)
-    setup = _prepare(base, Path(pictures).expanduser(), out, options, PictureEncoder.open(base, clip=clip, dino=dino))
-    _check_same_study(setup, options, clip, dino)
-    jobs = _study_jobs(setup, options, clip, dino)
+    other = None if together is None else OtherFile(Path(together).expanduser().absolute(), together_strength)
+    encoder = PictureEncoder.open(base, clip=clip, dino=dino)
+    setup = _prepare(Path(pictures).expanduser(), out, options, encoder, other)
+    _check_same_study(setup, options, clip, dino, other)
+    jobs = _study_jobs(setup, options, clip, dino, other)
     if ray is None:
         return _run_study(setup, options, Path(pictures), jobs, _run_here(setup, options, on_trial, on_stage))
     reference = BaseReference.from_base(base)
@@ -203,6 +212,7 @@ def _check_same_study(
     options: StudyOptions,
     clip: str | os.PathLike[str] | None,
     dino: str | os.PathLike[str] | None,
+    other: OtherFile | None,
 ) -> None:
     """Record what the figures depend on, or refuse other settings when a study goes on; kinds and seeds may be added.
 
@@ -216,6 +226,7 @@ def _check_same_study(
         "purpose": options.purpose,
         "CLIP": str(clip or ""),
         "DINO": str(dino or ""),
+        "other overlay": _describe_other(other),
         MEASURE_SETTING: f"{LIKENESS_MEASURE}; score with kept to the power of {KEPT_POWER:.3g}",
     }
     if options.purpose == "subject":
@@ -234,11 +245,18 @@ def _check_same_study(
         )
 
 
+def _describe_other(other: OtherFile | None) -> str:
+    if other is None:
+        return ""
+    return f"{other.path.name} {Hashes.from_file(other.path).sha256[:10]} at {other.strength:g}"
+
+
 def _study_jobs(
     setup: TrialSetup,
     options: StudyOptions,
     clip: str | os.PathLike[str] | None,
     dino: str | os.PathLike[str] | None,
+    other: OtherFile | None,
 ) -> list[StudyJob]:
     """Return all trials."""
     step_counts = _step_counts(setup, options)
@@ -253,6 +271,7 @@ def _study_jobs(
             setup.base_argument,
             None if clip is None else Path(clip).expanduser().absolute(),
             None if dino is None else Path(dino).expanduser().absolute(),
+            other,
             kind,
             seed,
             step_counts.get(kind, 0),
@@ -271,8 +290,12 @@ def _check_options(options: StudyOptions) -> None:
         raise BadPlan("the budget of a study is above 0: give minutes such as 12, or steps such as 100")
 
 
-def _prepare(base: Base, pictures: Path, out: Path, options: StudyOptions, encoder: PictureEncoder) -> TrialSetup:
+def _prepare(
+    pictures: Path, out: Path, options: StudyOptions, encoder: PictureEncoder, other: OtherFile | None
+) -> TrialSetup:
     """Split the pictures into a folder to train on and one that is held out, or find both as they were."""
+    base = encoder.base
+    other_overlay = other and OtherOverlay.open(base, other)
     split = split_pictures(pictures, out)
     return TrialSetup(
         base,
@@ -285,6 +308,7 @@ def _prepare(base: Base, pictures: Path, out: Path, options: StudyOptions, encod
         options.purpose,
         encoder,
         base_location(base.opened_from, base.name, base.open_options),
+        other_overlay,
     )
 
 

@@ -31,6 +31,7 @@ from velatura.overlays.overlay import Overlay
 from velatura.studies.candidates import preset_for_steps
 from velatura.studies.overlay_arguments import ARGUMENTS
 from velatura.studies.results import UNTRAINED_KINDS, Curve, Trial
+from velatura.studies.together import OtherFile, OtherOverlay, measure_together
 from velatura.training.estimate import estimate
 from velatura.training.kinds.aesthetic import aesthetic_from
 from velatura.training.plan import Plan
@@ -74,6 +75,7 @@ class TrialSetup:
         purpose: "style" or "subject", which presets are taken.
         encoder: Looks at pictures.
         base_argument: The base, as --base takes it.
+        other: An overlay that is attached beside each trial, to see what is left of both; None for none.
         base_pictures: What the base painted of prompts, and the seconds that it took; filled by the first trial.
     """
 
@@ -87,6 +89,7 @@ class TrialSetup:
     purpose: str
     encoder: PictureEncoder
     base_argument: str
+    other: OtherOverlay | None = None
     base_pictures: dict[tuple[str, ...], TimedPictures] = field(default_factory=dict[tuple[str, ...], TimedPictures])
 
     def plan(self, kind: str, steps: int | None = None, seed: int = 0) -> Plan:
@@ -127,6 +130,7 @@ class StudyJob(NamedTuple):
     Attributes:
         folder, data, held_out_folder, captions, name, purpose, base_argument: As `TrialSetup` has them.
         clip, dino: Folders of the models that look at pictures, None for the base's.
+        other: The file of an overlay that is attached beside each trial, None for none.
         kind, seed, steps: The trial.
     """
 
@@ -139,6 +143,7 @@ class StudyJob(NamedTuple):
     base_argument: str
     clip: Path | None
     dino: Path | None
+    other: OtherFile | None
     kind: str
     seed: int
     steps: int
@@ -157,6 +162,7 @@ def run_study_job(base: Base, job: StudyJob) -> Trial:
         job.purpose,
         PictureEncoder.open(base, clip=job.clip, dino=job.dino),
         job.base_argument,
+        job.other and OtherOverlay.open(base, job.other),
     )
     return run_trial(setup, job.kind, job.seed, job.steps)
 
@@ -292,6 +298,18 @@ def _measure(setup: TrialSetup, overlay: Overlay, prompts: Sequence[TunePrompt],
         if uncalled != list(prompts):
             unasked = encoder.features(painter(setup, overlay, uncalled).paint(strength))
         figures["base_change"] = _mean(metrics.change(unasked, originals))
+    if setup.other is not None:
+        figures |= measure_together(
+            encoder,
+            overlay,
+            setup.other,
+            prompts=prompts,
+            strength=strength,
+            steps=sampling_steps(setup.base),
+            base_pictures=originals,
+            own_pictures=pictures,
+            references=setup.references(),
+        )
     several = painter(setup, overlay, prompts[:1], seeds=DIVERSITY_SEEDS).paint(strength)
     figures["diversity"] = _mean(metrics.diversity(encoder.features(several)))
     return figures
