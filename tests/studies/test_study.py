@@ -1,10 +1,15 @@
 """A whole study on the tiny base with trainings of two steps, interrupted and gone on with."""
 
+import base64
+import io
 import json
+import re
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import velatura
 from tools.drawing.paint import paint as draw
@@ -163,6 +168,17 @@ def test_the_page_needs_no_other_file_and_the_overlays_lie_beside_it(finished):
         assert trial.file in page
         assert velatura.open_overlay(out / trial.file)
     assert json.loads((out / "study.json").read_text())["trials"]
+
+
+def test_the_page_says_how_its_pictures_are_painted_again(tiny, finished):
+    page = (finished[0] / "index.html").read_text("utf-8")
+    assert "Sampler Euler, 1 step, guidance 7; the first picture of each row has seed 1000, the next one 1001" in page
+    prompt = f"a robot {tune_prompts.TINY_PLACES[1]}"
+    again = velatura.generate(tiny, prompt, sampler="Euler", steps=1, guidance=7, seed=1001)
+    shown = re.search(rf'base64,([^"]+)" alt="{prompt}"', page)[1]  # by the base alone, the first row with prompts
+    with Image.open(io.BytesIO(base64.b64decode(shown))) as picture:
+        difference = np.asarray(picture, int) - np.asarray(again.image, int)
+    assert np.abs(difference).max() <= 2  # batches of another size round otherwise
 
 
 def test_what_is_done_is_not_done_again(tiny, photos, finished, monkeypatch):

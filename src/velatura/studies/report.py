@@ -9,10 +9,13 @@ from PIL import Image
 
 from velatura.compare.page import fill_page
 from velatura.compare.training_report import picture_tag
+from velatura.compare.tune import FIRST_SEED, SAMPLER
 from velatura.compare.tune_prompts import tune_prompts
+from velatura.errors import quantity
 from velatura.formats.open import open_overlay
+from velatura.sampling.recipe.recipe import Recipe
 from velatura.studies.results import FIGURES, StudyResults, Trial
-from velatura.studies.trials import TrialSetup, called_by, painter
+from velatura.studies.trials import TrialSetup, called_by, painter, sampling_steps
 
 MAX_PROMPTS, MAX_HELD_OUT = 6, 6
 THUMBNAIL_PIXELS = 160
@@ -52,9 +55,17 @@ class StudyReport:
                 f'<span style="color:{_colour(number)}">&#9632;</span> {escape(kind)}'
                 for number, kind in enumerate(results.kinds)
             ),
+            painting=escape(self._painting()),
             pictures="\n".join(self._rows_of_pictures(results)),
             recipes="\n".join(map(_recipe, results.trials)),
         )
+
+    def _painting(self) -> str:
+        """Return the recipe of the pictures, all of which have the prompt below them."""
+        recipe = Recipe(prompt="", steps=sampling_steps(self._setup.base), sampler=SAMPLER)
+        settings = f"Sampler {recipe.sampler}, {quantity(recipe.steps, 'step')}, guidance {recipe.guidance:g}"
+        seeds = f"the first picture of each row has seed {FIRST_SEED}, the next one {FIRST_SEED + 1}, and so on"
+        return f"{settings}; {seeds}."
 
     def _rows_of_pictures(self, results: StudyResults) -> list[str]:
         """Return rows of the same prompts and seeds, for the first overlay of each kind at its best strength."""
