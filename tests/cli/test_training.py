@@ -476,6 +476,13 @@ def test_a_hypernetwork_is_trained_further(desk, capsys):
     assert "leave out --layers" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("flag", "planned"), [([], "none"), (["--tune"], "True"), (["--no-tune"], "False")])
+def test_tune_and_no_tune_are_planned(desk, capsys, flag, planned):
+    assert main(["train", "hypernet", "photos", *BRIEF, *flag, "--dry-run"]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["tune"]]
+    assert line.split()[1] == planned
+
+
 def test_only_a_hypernetwork_is_trained_further_as_one(desk, capsys):
     velatura.save(velatura.Lora.for_base(velatura.tiny(), rank=2), desk / "x.safetensors")
     assert main(["train", "hypernet", "photos", "--start", "x.safetensors"]) == 2

@@ -191,14 +191,20 @@ def test_likeness_tells_a_subject_from_other_things_of_its_colour_in_its_place(t
     assert found["noise"] < 0.1
 
 
-def test_the_patches_of_a_clip_and_a_dino_count_if_their_folders_are_given(tiny, painted, tmp_path):
+@pytest.fixture
+def models(tmp_path):
+    """A folder with a small CLIP and a small DINO of transformers, untrained."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision = {**sizes, "image_size": 32, "patch_size": 8}
     ViTModel(ViTConfig(**vision)).save_pretrained(tmp_path / "dino")
     CLIPModel(CLIPConfig(text_config=sizes, vision_config=vision)).save_pretrained(tmp_path / "clip")
+    return tmp_path
+
+
+def test_the_patches_of_a_clip_and_a_dino_count_if_their_folders_are_given(tiny, painted, models):
     found = []
-    for folders in ({}, {"clip": tmp_path / "clip"}, {"dino": tmp_path / "dino"}):
+    for folders in ({}, {"clip": models / "clip"}, {"dino": models / "dino"}):
         encoder = PictureEncoder.open(tiny, **folders)
         base, pictures, data = (
             encoder.features(painted[name][:3]) for name in ("base", "style without the subject", "data")
@@ -217,6 +223,18 @@ def test_a_picture_stands_in_for_each_reference_in_turn(seen):
         metrics.style_distance(references.select([row]), references.select(pair)) for row, pair in enumerate(pairs)
     ]
     torch.testing.assert_close(metrics.left_out_style_distance(references), torch.cat(among_each_other))
+
+
+def test_the_command_looks_with_the_clip_and_the_dino_of_other_folders(folders, models, capsys):
+    found = []
+    for options in ([], ["--clip", str(models / "clip"), "--dino", str(models / "dino")]):
+        assert main(["measure", str(folders / "new"), str(folders / "data"), *options, "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["metrics"])
+    by_the_base, by_others = found
+    assert by_others.keys() - by_the_base.keys() == {"dino"}
+    for name in ("image similarity", "text similarity"):
+        assert by_others[name]["value"] != pytest.approx(by_the_base[name]["value"], abs=1e-3)
+    assert by_others["style distance"] == by_the_base["style distance"]
 
 
 def test_references_among_each_other_are_the_whole_way(seen):
