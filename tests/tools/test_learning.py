@@ -9,7 +9,14 @@ from tools.learning.__main__ import PAGES, read_results
 from tools.learning.deltas import RanksByNoise, SingularValueShifts
 from tools.learning.factors import PARAMETERS, TIMESTEPS, Arm, Trial, trial_of
 from tools.learning.halving import SCREEN, next_trial, stages, with_prior
-from tools.learning.tables import correlation_table, fill_tables, rank_correlation, records_for, task_table
+from tools.learning.tables import (
+    correlation_table,
+    fill_tables,
+    high_noise_gain,
+    rank_correlation,
+    records_for,
+    task_table,
+)
 from tools.learning.trial import new_overlay, style_folder, style_shares, subject_shares, trained_overlay
 from tools.tiny_base.data import LABELS, unseen_scene
 from velatura.training.plan import Plan
@@ -91,6 +98,19 @@ def test_tables_show_the_best_first_and_which_loss_orders_them():
     assert rows[3].startswith("| attention | uniform | 30 | 4 | 0.40 ")
     assert "| 500 and above | 1.00 |" in correlation_table(results)
     assert "| below 500 | 0.00 |" in correlation_table(results)
+
+
+def test_what_the_loss_at_high_noise_adds_is_given_with_its_interval():
+    trials = [Trial(Arm("attention"), "neon", 30, seed) for seed in range(12)]
+    scores = [(5 * seed % 12) / 12 for seed in range(12)]
+    ordered = [record(trial, score, 1 - score) for trial, score in zip(trials, scores, strict=True)]
+    low_alike = [{**each, "after": [0.5] * 4 + each["after"][4:]} for each in ordered]
+    assert high_noise_gain(low_alike, "neon") == (0, 0, 0)  # both order the trials alike
+    misled = [{**each, "after": [1 + 9 * each["shares"]["score"]] * 4 + each["after"][4:]} for each in ordered]
+    assert high_noise_gain(misled, "neon")[0] == pytest.approx(2)  # from the reverse order to the right one
+    noisy = [{**each, "after": [seed % 4] * 4 + each["after"][4:]} for seed, each in enumerate(ordered)]
+    gain, low, high = high_noise_gain(noisy, "neon")
+    assert 0 < low < gain < high
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from random import Random
 from statistics import fmean
 from typing import Any
 
@@ -28,6 +29,7 @@ NOISE_PARTS: dict[str, Callable[[Sequence[float]], float]] = {
 }
 TABLE_MARKS = re.compile(r"<!-- table: (?P<name>[\w-]+) -->.*?<!-- end -->", re.DOTALL)
 FIRST_JUDGE, SCREEN_SUFFIX = "small", "-screen"  # an earlier classifier, and the names of tables of what it saw
+BOOTSTRAP_COUNT = 2000
 MIN_RANKED = 4  # trials of a task below which a rank correlation says nothing
 
 
@@ -73,6 +75,23 @@ def correlation_table(results: Sequence[Record]) -> str:
     return "\n".join(rows)
 
 
+def high_noise_gain(results: Sequence[Record], task: str) -> tuple[float, float, float]:
+    """Return how much better the loss at 500 and above orders trials than the plain mean, by `rank_correlation`.
+
+    Returns:
+        The difference of both correlations, and between which it lies in 90 % of the cases if trials are drawn anew.
+    """
+    records, rng = _of_task(results, task), Random(0)
+
+    def gain(drawn: Sequence[Record]) -> float:
+        parts = (NOISE_PARTS["500 and above"], NOISE_PARTS["all noise levels"])
+        high, all_levels = (rank_correlation(*_qualities_and_losses(drawn, part)) for part in parts)
+        return high - all_levels
+
+    gains = sorted(gain(rng.choices(records, k=len(records))) for _ in range(BOOTSTRAP_COUNT))
+    return gain(records), gains[BOOTSTRAP_COUNT // 20], gains[-BOOTSTRAP_COUNT // 20]
+
+
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     """Return Spearman's rank correlation; equal values share the mean of their ranks. It is 0 if all are equal."""
     ranks_a, ranks_b = _ranks(a), _ranks(b)
@@ -88,6 +107,14 @@ def print_tables(results: Sequence[Record]) -> None:
         for task in TASKS:
             print(f"{task}{suffix}\n\n{task_table(records_for(results, suffix), task)}\n")
         print(f"loss against pictures{suffix}\n\n{correlation_table(records_for(results, suffix))}\n")
+        for task in TASKS:
+            _print_high_noise_gain(records_for(results, suffix), task)
+
+
+def _print_high_noise_gain(results: Sequence[Record], task: str) -> None:
+    if len(_of_task(results, task)) >= MIN_RANKED:
+        gain, low, high = high_noise_gain(results, task)
+        print(f"{task}: 500 and above orders better than all noise levels by {gain:.2f} ({low:.2f} to {high:.2f})\n")
 
 
 def records_for(results: Sequence[Record], table_name: str) -> list[Record]:
