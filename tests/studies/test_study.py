@@ -23,6 +23,7 @@ from velatura.errors import AlreadyExists, BadDataset, BadFile, BadPlan, Unknown
 from velatura.studies import study, trials
 from velatura.studies.pictures import split_pictures
 
+CHROMIUM = shutil.which("chromium")
 STAGES = []  # of the finished study
 BRIEF = {"kinds": ["hypernet", "aesthetic"], "seeds": 2, "steps": 2, "purpose": "subject"}
 
@@ -185,6 +186,46 @@ def test_what_is_done_is_not_done_again(tiny, photos, finished, monkeypatch):
     out, results = finished
     monkeypatch.setattr(study, "run_trial", None)  # would fail if it were called
     assert velatura.study(tiny, photos, out=out, **BRIEF) == results
+
+
+def test_a_study_that_was_stopped_in_a_training_goes_on_at_that_step(tiny, photos, finished, tmp_path):
+    def stop(stage):
+        if stage.name == "training":
+            raise KeyboardInterrupt
+
+    options, trained = BRIEF | {"kinds": ["hypernet"], "seeds": 1, "out": tmp_path / "study"}, []
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        velatura.study(tiny, photos, on_stage=stop, **options)
+    assert stopped.value.__notes__ == [f"start the study again with --out {tmp_path / 'study'} to go on where it was"]
+    [trial] = velatura.study(tiny, photos, on_stage=trained.append, **options).trials
+    assert [stage.done for stage in trained if stage.name == "training"] == [2]
+    whole = finished[1].of_kind("hypernet")[0]
+    assert trial.curve == whole.curve
+    timed = {"training_seconds", "picture_seconds"}
+    assert {name: trial.figures[name] for name in trial.figures.keys() - timed} == {
+        name: whole.figures[name] for name in whole.figures.keys() - timed
+    }
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium to look at pages with: apt-get install chromium")
+def test_the_page_shows_all_it_has_in_a_browser_and_fetches_nothing(finished, playwright_engine):
+    out, results = finished
+    browser = playwright_engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    page, asked, errors = browser.new_page(viewport={"width": 1100, "height": 800}), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text))
+    page.goto((out / "index.html").as_uri())
+    assert page.get_by_text(results.recommendation()).is_visible()
+    assert [heading.inner_text() for heading in page.locator("h3").all()][:2] == ["held out", "tiny alone"]
+    shown = page.locator("img").evaluate_all("all => all.map(each => each.complete && each.naturalWidth > 0)")
+    assert shown == [True] * (1 + 3 * 3)  # a held-out picture; three prompts by the base and by two kinds
+    assert page.locator("svg polyline").count() == len(results.trials)
+    assert page.locator("svg").first.bounding_box()["height"] > 50
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1100
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert errors == []
+    browser.close()
 
 
 def test_other_pictures_in_the_same_folder_are_refused(tiny, finished):
