@@ -19,6 +19,8 @@ def test_a_hypernetwork_learns_on_an_sdxl(xl, photos, tmp_path, precision, pictu
     before = [weight.clone() for weight in overlay.parameters()]
     run = velatura.train(xl, overlay, photos, plan, out=tmp_path / "run")
     assert len(run.losses) == 3
+    assert run.validation_losses.keys() == run.high_noise_losses.keys() == {0, 3}
+    assert all(run.high_noise_losses[step] != run.validation_losses[step] > 0 for step in (0, 3))
     assert not all(torch.equal(*each) for each in zip(before, run.overlay.parameters(), strict=True))
     assert len(list(run.folder.glob("previews/*.png"))) == 2 * pictures  # before the training and after it
 
