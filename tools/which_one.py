@@ -112,10 +112,9 @@ def run(work: Path, results: Path, minutes: float) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     base, judge, started = velatura.tiny(), open_judge(), time.monotonic()
-    done = {trial_of(record) for record in read_records(results)}
     setups = cache(partial(open_setup, base, work))
     for trial in trials():
-        if trial in done:
+        if trial in map(trial_of, read_records(results)):
             continue
         if time.monotonic() - started > 60 * minutes:
             return
