@@ -6,11 +6,12 @@ import torch
 from PIL import Image, ImageOps
 
 import velatura
-from velatura.datasets.folder import read_dataset, read_folder
+from velatura.datasets.folder import Example, read_dataset, read_folder
 from velatura.datasets.loss_weights import loss_weights
 from velatura.datasets.pictures import read_picture
 from velatura.training.data.cache import encode_dataset, encode_examples
 from velatura.training.data.caption_cache import CaptionCache
+from velatura.training.data.fingerprint import fingerprint_examples
 from velatura.training.plan import Plan
 from velatura.training.validation import ValidationSet, fingerprint_data
 
@@ -83,6 +84,13 @@ def test_a_picture_whose_caption_names_a_side_is_not_mirrored(tiny, photos):
     with pytest.warns(UserWarning, match="the caption of 0 a red ball.png says left or right, so its picture is not"):
         cached = encode_dataset(tiny, velatura.Hypernetwork.for_base(tiny), dataset, Plan(pixels=32, flip=True))
     assert len(cached.latents) == 2 * len(dataset.examples) - 1
+
+
+def test_a_picture_has_the_hash_that_runs_of_older_versions_stored(tmp_path):
+    path = tmp_path / "0.png"
+    path.write_bytes(b"a picture")
+    digests = fingerprint_examples([Example(path, "a house", repeats=2)])
+    assert digests == {"0.png": "be5b77466f613beda5efc5d1625d078f"}
 
 
 def test_nothing_cached_asks_for_gradients(tiny, photos):

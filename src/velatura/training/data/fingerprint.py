@@ -9,6 +9,8 @@ from velatura.datasets.folder import Example
 from velatura.errors import BadDataset
 
 MAX_LISTED_NAMES = 3  # in an error
+# Fields that runs of older versions did not know, with the values that change no hash
+LATER_FIELDS: dict[str, object] = {"before": None, "is_mirrored": False}
 
 
 def fingerprint_examples(examples: Sequence[Example]) -> dict[str, str]:
@@ -57,7 +59,7 @@ def _hash(example: Example) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for field in fields(example):
         value: object = getattr(example, field.name)
-        if field.name == "before" and value is None:  # as in runs of versions that did not know pairs
+        if field.name in LATER_FIELDS and value == LATER_FIELDS[field.name]:
             continue
         content = value.read_bytes() if isinstance(value, Path) else repr(value).encode()
         digest.update(hashlib.blake2b(content).digest())
