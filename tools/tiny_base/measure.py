@@ -39,6 +39,7 @@ def overlay_table(work: Path, file: Path, style: str, count: int = 100) -> dict[
     prompts = [caption(scene, Random(scene.seed), style_word="") for scene in scenes]
     subjects = torch.tensor([LABELS["subject"].index(scene.subject) for scene in scenes])
     judge, table = open_judge(), dict[str, dict[str, float]]()
+    work.mkdir(parents=True, exist_ok=True)
     for strength in (0.0, 0.5, 1.0, 1.5):
         with velatura.attach(base, overlay, strength):
             pictures = _generated(base, prompts, "DDIM")
