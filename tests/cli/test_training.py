@@ -171,11 +171,17 @@ def test_what_lies_beyond_the_last_step_is_warned_of_once(desk, capsys, stop):
     assert [line.split()[1] for line in warned] == ["preview_every", "snapshot_every", '"1e-4:9"']
 
 
+@pytest.mark.parametrize(("flip", "seen"), [("false", "picture 2"), ("true", "picture and each mirror image 1")])
+def test_mirror_images_are_seen_too(desk, capsys, flip, seen):
+    assert main(["train", "hypernet", "photos", "--dry-run", *BRIEF, "--set", f"flip={flip}"]) == 0
+    assert rows(capsys.readouterr().out)["seen"] == f"each {seen} times"
+
+
 def test_pictures_are_seen_by_all_processes(desk, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert main(["train", "hypernet", "photos", "--dry-run", *BRIEF]) == 0
+    assert main(["train", "hypernet", "photos", "--dry-run", *BRIEF, "--set", "flip=false"]) == 0
     said = capsys.readouterr().out
-    assert "each picture 8 times" in said
+    assert rows(said)["seen"] == "each picture 8 times"
     assert rows(said)["processes"].startswith("4, ")
 
 

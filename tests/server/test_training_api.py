@@ -37,12 +37,19 @@ def test_an_estimate_tells_time_and_memory_and_writes_nothing(client, state, tin
     before = sorted(state.folders.out.rglob("*"))
     plan = PLAN | {"steps": 8, "batch_size": 4}
     result = run_job(client, kind="estimate", overlay=LORA, dataset="neon", plan=plan)["result"]
+    assert result["mirror_images"] == 0
     # 8 steps of 4 pictures, of 16 in the bundled set
     assert (result["steps"], result["pictures"], result["times_seen"]) == (8, 16, 2.0)
     assert result["seconds"] > 0
     assert result["memory"] > tiny.byte_count
     names = {path.name for path in set(state.folders.out.rglob("*")) - set(before)}
     assert {name for name in names if not name.startswith("velatura.sqlite")} == set()
+
+
+def test_an_estimate_counts_mirror_images(client):
+    plan = PLAN | {"steps": 8, "batch_size": 4, "flip": True}
+    result = run_job(client, kind="estimate", overlay=LORA, dataset="neon", plan=plan)["result"]
+    assert (result["pictures"], result["mirror_images"], result["times_seen"]) == (16, 16, 1.0)
 
 
 def test_an_estimate_of_what_is_made_at_once_counts_pictures(client):

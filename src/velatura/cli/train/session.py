@@ -152,11 +152,13 @@ def _print_folders(folder: Path, dataset: Dataset, out: Path) -> None:
 
 def _picture_rows(dataset: Dataset, plan: Plan) -> dict[str, str]:
     """Return rows about the training: how often each picture is seen, and by how many processes."""
+    from velatura.training.data.cache import training_examples
     from velatura.training.distributed import process_count
 
-    count, processes = len(dataset.repeat_examples()), process_count()
-    times_seen = plan.rates().end * plan.batch_size * plan.accumulation * processes / count
-    rows = {"seen": f"each picture {round(times_seen, 1):g} times"}
+    examples, processes = training_examples(dataset, plan), process_count()
+    times_seen = plan.rates().end * plan.batch_size * plan.accumulation * processes / len(examples)
+    pictures = "picture and each mirror image" if any(example.is_mirrored for example in examples) else "picture"
+    rows = {"seen": f"each {pictures} {round(times_seen, 1):g} times"}
     if processes > 1:
         rows["processes"] = f"{processes}, each with pictures of its own at every step"
     if dataset.regularisation:

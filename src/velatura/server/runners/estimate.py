@@ -8,6 +8,7 @@ from velatura.server.jobs.context import JobContext
 from velatura.server.jobs.prepare import make_plan
 from velatura.server.jobs.training_requests import AestheticOptions, EstimateRequest
 from velatura.server.runners.train import make_overlay
+from velatura.training.data.cache import training_examples
 from velatura.training.estimate import estimate
 from velatura.training.train import check_plan, warn_of_limits
 
@@ -41,12 +42,13 @@ def _measure(context: JobContext, request: EstimateRequest, base: Base, dataset:
     check_plan(base, overlay, dataset, plan)
     warn_of_limits(base, overlay, dataset)
     taken = estimate(base, overlay, plan)
-    steps = plan.rates().end
+    steps, examples = plan.rates().end, training_examples(dataset, plan)
     return {
         "overlay": str(overlay.card),
         "parameters": sum(weight.numel() for weight in overlay.parameters()),
         "steps": steps,
-        "times_seen": round(steps * plan.batch_size * plan.accumulation / len(dataset.repeat_examples()), 1),
+        "mirror_images": sum(example.is_mirrored for example in examples),
+        "times_seen": round(steps * plan.batch_size * plan.accumulation / len(examples), 1),
         "seconds": round(taken.seconds, 1),
         "memory": taken.memory,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from velatura.base.base import Base
 from velatura.datasets.boxes import ImageSize
+from velatura.datasets.crop import LEFT_OR_RIGHT
 from velatura.datasets.folder import Dataset, Example
 from velatura.datasets.loss_weights import loss_weights
 from velatura.datasets.templates import CaptionTemplate
@@ -23,8 +23,6 @@ from velatura.training.data.encoding_cache import EncodingCache
 from velatura.training.data.latents import encode_edited_images, encode_pictures
 from velatura.training.noise import derive_seed
 from velatura.training.plan import LatentSamplingMode, PictureShape, Plan
-
-SIDES = re.compile(r"\b(?:left|right)\b", re.IGNORECASE)  # words that would be wrong of a mirror image
 
 
 @dataclass(frozen=True)
@@ -170,7 +168,13 @@ def class_examples(dataset: Dataset) -> list[Example]:
 
 def mirrored_examples(examples: Sequence[Example]) -> list[Example]:
     """Return the mirror images of pictures, without those whose caption says left or right."""
-    return [replace(example, is_mirrored=True) for example in examples if not SIDES.search(example.caption)]
+    return [replace(example, is_mirrored=True) for example in examples if not LEFT_OR_RIGHT.search(example.caption)]
+
+
+def training_examples(dataset: Dataset, plan: Plan) -> list[Example]:
+    """Return every picture as often as it counts, and behind all of them the mirror images if the plan says flip."""
+    examples = dataset.repeat_examples()
+    return [*examples, *mirrored_examples(examples)] if plan.flip else examples
 
 
 def encode_dataset(
@@ -194,11 +198,9 @@ def encode_dataset(
         on_picture=on_picture,
     )
     _warn_of_several_lines(dataset.examples, plan)
-    examples = dataset.repeat_examples()
     if plan.flip:
         _warn_of_sides(dataset.examples)
-        examples += mirrored_examples(examples)
-    cache = encode(examples, template=plan.caption_template(caption_name(overlay)))
+    cache = encode(training_examples(dataset, plan), template=plan.caption_template(caption_name(overlay)))
     class_pictures = class_examples(dataset)
     if class_pictures and plan.class_weight:
         return replace(cache, class_images=encode(class_pictures))
@@ -248,7 +250,7 @@ def _warn_of_several_lines(examples: Sequence[Example], plan: Plan) -> None:
 
 def _warn_of_sides(examples: Sequence[Example]) -> None:
     """Warn of pictures that are not mirrored, because their captions would be wrong."""
-    names = [example.path.name for example in examples if SIDES.search(example.caption)]
+    names = [example.path.name for example in examples if LEFT_OR_RIGHT.search(example.caption)]
     if names:
         found = f"the caption of {names[0]}" if len(names) == 1 else f"{len(names)} captions, as of {names[0]},"
         verb, those = ("says", "its picture is") if len(names) == 1 else ("say", "these pictures are")

@@ -190,14 +190,14 @@ function namedField(message) {
 
 /** @param {import("../jobs.js").LiveJob} job */
 function describeEstimate({ result, warnings }) {
-  const { pictures, seconds, memory, steps, times_seen, parameters, captions_from_names } = result;
+  const { pictures, mirror_images, seconds, memory, steps, times_seen, parameters, captions_from_names } = result;
   const isTraining = seconds !== undefined;
   return [
     h("p", {}, h("strong", {}, isTraining ? `It takes ${duration(seconds)} and ${(memory / GIB).toFixed(1)} GiB of memory` : "It takes seconds"), isTraining && ", and the time of previews."),
     h(
       "p.quiet",
       {},
-      isTraining ? `${pictures} pictures, each seen ${times_seen} times in ${steps} steps; ${parameters.toLocaleString("en")} numbers are learned.` : `${pictures} pictures are looked at.`,
+      isTraining ? `${pictures} pictures${mirror_images ? ` and ${mirror_images} mirror images` : ""}, each seen ${times_seen} times in ${steps} steps; ${parameters.toLocaleString("en")} numbers are learned.` : `${pictures} pictures are looked at.`,
     ),
     captions_from_names > 0 && h("p.quiet", {}, `${captions_from_names} captions are the names of files.`),
     warnings.length > 0 && h("ul.findings", {}, warnings.map((text) => h("li", {}, text))),
