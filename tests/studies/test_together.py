@@ -33,7 +33,7 @@ def neon():
 
 
 @pytest.fixture
-def measure(tiny, encoder, neon, lora):
+def measure(tiny, encoder, neon):
     """Measure an overlay, None for one that does nothing, beside another one, with pictures of two steps."""
     nothing = velatura.Lora.for_base(tiny, rank=1)
     base_pictures = encoder.features(StrengthPainter(tiny, nothing, PROMPTS, 1, 2).paint(0.0))
@@ -128,7 +128,7 @@ def test_a_study_measures_every_kind_with_the_other_overlay_too(tiny, photos, tm
     assert all(name in table for name in ("together", "other_left"))
     assert "<th>other left<small>share of the other overlay" in (out / "index.html").read_text("utf-8")
     options = {"kinds": ["aesthetic"], "seeds": 1, "steps": 2, "out": out}
-    with pytest.raises(AlreadyExists, match=r"another other overlay \(ink.safetensors [0-9a-f]{10} at 0.6, not none\)"):
+    with pytest.raises(AlreadyExists, match=r"another --together \(ink.safetensors [0-9a-f]{10} at 0.6, not none\)"):
         velatura.study(tiny, photos, **options)
     with pytest.raises(AlreadyExists, match=r"at 0.6, not ink.safetensors [0-9a-f]{10} at 1\)"):
         velatura.study(tiny, photos, together=ink, **options)
@@ -146,6 +146,17 @@ def test_another_overlay_that_cannot_be_used_is_refused_before_the_first_trainin
     assert main(["compare", str(photos), "--together", f"{ink}:0.5:0.5", "--out", str(tmp_path / "study")]) == 2
     assert main(["compare", str(photos), "--together", "nobody", "--out", str(tmp_path / "study")]) == 2
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.usefixtures("brief")
+def test_the_other_overlay_may_be_an_adapter_of_peft(tiny, photos, tmp_path, lora):
+    ink, options = tmp_path / "ink", {"kinds": ["aesthetic"], "seeds": 1, "steps": 2, "out": tmp_path / "study"}
+    velatura.save(lora(), ink, dialect="peft")
+    assert ink.is_dir()
+    [trial] = velatura.study(tiny, photos, together=ink, **options).trials
+    assert "together" in trial.figures
+    with pytest.raises(AlreadyExists, match=r"--together \(ink( [0-9a-f]{10}){2} at 1, not ink.* at 0.5\)"):
+        velatura.study(tiny, photos, together=ink, together_strength=0.5, **options)
 
 
 def test_a_worker_opens_the_other_overlay(tiny, photos, tmp_path, hyper, monkeypatch):

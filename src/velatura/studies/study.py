@@ -19,6 +19,7 @@ from velatura.compare.picture_sets import read_picture_set
 from velatura.compare.strength_trade import KEPT_POWER
 from velatura.errors import AlreadyExists, BadFile, BadPlan, UnknownName, gather_warnings, quantity
 from velatura.files import atomic_write
+from velatura.formats.loras.read_peft import find_adapters
 from velatura.imports import check_ray_installed
 from velatura.library.hashes import Hashes
 from velatura.studies.pictures import record_once, split_pictures
@@ -114,8 +115,8 @@ def study(
         purpose: What is learned, "style" or "subject": the presets.
         clip: The folder of a whole CLIP, used instead of the base's; likeness compares its patches too.
         dino: The folder of a DINO; likeness compares its patches too.
-        together: The file of another overlay. Each trial is then measured once more with it attached too: what is left
-            of both.
+        together: The file of another overlay, or the folder of a PEFT adapter. Each trial is then measured once more
+            with it attached too: what is left of both.
         together_strength: Its strength.
         ray: Address of a Ray cluster on which trials run side by side, "local" for one on this machine; see
             `velatura.compare.cluster.connect`. None: one after another in this process. Seconds of training are those
@@ -226,7 +227,7 @@ def _check_same_study(
         "purpose": options.purpose,
         "CLIP": str(clip or ""),
         "DINO": str(dino or ""),
-        "other overlay": _describe_other(other),
+        "--together": _describe_other(other),
         MEASURE_SETTING: f"{LIKENESS_MEASURE}; score with kept to the power of {KEPT_POWER:.3g}",
     }
     if options.purpose == "subject":
@@ -248,7 +249,9 @@ def _check_same_study(
 def _describe_other(other: OtherFile | None) -> str:
     if other is None:
         return ""
-    return f"{other.path.name} {Hashes.from_file(other.path).sha256[:10]} at {other.strength:g}"
+    files = find_adapters(other.path).values() if other.path.is_dir() else [other.path]  # a folder of peft
+    hashes = " ".join(Hashes.from_file(file).sha256[:10] for file in files)
+    return f"{other.path.name} {hashes} at {other.strength:g}"
 
 
 def _study_jobs(
