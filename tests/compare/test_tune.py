@@ -10,7 +10,7 @@ from velatura.cli.app import main
 from velatura.compare.picture_sets import read_picture_set
 from velatura.compare.strength_trade import best_strength
 from velatura.compare.tune import STRENGTHS, StrengthPainter
-from velatura.compare.tune_prompts import TINY_PROMPTS, TunePrompt, tune_prompts
+from velatura.compare.tune_prompts import TINY_PROMPTS, TunePrompt, other_prompts, tune_prompts
 from velatura.errors import BadFile, BadPrompt, BadStrength, NoEffect
 from velatura.overlays.overlay import Card
 from velatura.tiny_world import words_unknown_to_tiny
@@ -139,6 +139,18 @@ def test_a_subject_that_all_captions_name_is_painted_in_places(hyper):
     assert {prompt.text for prompt in prompts} > {"a robot on the beach"}
     style = tune_prompts(hyper(), ["a red boat", "a cat at night"], is_tiny=True)
     assert [prompt.text for prompt in style] == list(TINY_PROMPTS)
+
+
+@pytest.mark.parametrize("is_tiny", [True, False])
+def test_a_thing_that_is_the_subject_is_not_another_thing(is_tiny):
+    def things(captions):
+        places = other_prompts(captions, is_tiny=is_tiny)
+        assert [len(texts) for texts in places] == [len(places[0])] * 2
+        return [text for text in places[0] if "cat" in text], len(places[0])
+
+    assert things(["a robot before a cat", "a robot on the beach"])[1] == 6
+    assert things(["my black cat on a sofa", "my black cat in the snow"]) == ([], 5)
+    assert things(["a red robot", "a red robot on the beach"])[1] == 6  # a red house is another thing
 
 
 def test_the_command_writes_beside_the_file_and_prints_the_curve(saved, own_pictures, capsys):

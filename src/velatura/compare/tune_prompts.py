@@ -72,12 +72,18 @@ def tune_prompts(overlay: Overlay, captions: Sequence[str], *, is_tiny: bool, ca
     return [TunePrompt(text, call_overlay(overlay, text, called_by)) for text in texts]
 
 
-def other_prompts(*, is_tiny: bool) -> list[list[str]]:
+def other_prompts(captions: Sequence[str], *, is_tiny: bool) -> list[list[str]]:
     """Return prompts that have nothing to do with a subject: the same things in one place, and again in another.
 
     In one place only the things differ, so that one which has turned into the subject is found.
+
+    Args:
+        captions: The captions of the subject's pictures; a thing that they call the subject is left out.
+        is_tiny: Use the words that the tiny base knows.
     """
     places, things = (TINY_PLACES, TINY_THINGS) if is_tiny else (PLACES, THINGS)
+    subject = words_of(_subject_of(captions))
+    things = [thing for thing in things if thing.split()[-1] not in subject]
     return [[f"{thing} {place}" for thing in things] for place in places[:OTHER_PLACES]]
 
 

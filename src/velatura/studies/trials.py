@@ -319,7 +319,7 @@ def _measure_others(setup: TrialSetup, overlay: Overlay, strength: float) -> dic
     """Measure pictures of other things than the subject: how far they change, and how far each is still itself."""
     changes: list[float] = []
     shares: list[float] = []
-    for texts in other_prompts(is_tiny=setup.base.family.name == "tiny"):
+    for texts in other_prompts(setup.captions, is_tiny=setup.base.family.name == "tiny"):
         paints = painter(setup, overlay, [TunePrompt(text, text) for text in texts])
         images = _base_pictures(setup, paints).images, paints.paint(strength)
         originals, changed = (setup.encoder.features(pictures) for pictures in images)
