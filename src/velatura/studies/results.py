@@ -141,11 +141,11 @@ class StudyResults(BaseModel):
         return [best, *(kind for kind in others if not self._differs(best, kind))]
 
     def spoils_others(self, kind: str) -> bool:
-        """Whether other things, which do not call an overlay of this kind, often no longer are what they were."""
-        return self.spread(kind, "others_kept").mean < MIN_OTHERS_KEPT  # False where it was not measured
+        """Return True if overlays of this kind often change other things; False if that was not measured."""
+        return self.spread(kind, "others_kept").mean < MIN_OTHERS_KEPT
 
     def recommendation(self) -> str:
-        """Say which kind to take, with the figures that are the reason, and warn if it spoils other prompts."""
+        """Say which kind to take and by which figures, and warn if it spoils other prompts."""
         tied = self.ties()
         best = tied[0]
         if self.spread(best, "score").mean < MIN_MEAN_SCORE:
