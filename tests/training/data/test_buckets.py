@@ -7,7 +7,7 @@ from PIL import Image
 import velatura
 from velatura.datasets.folder import read_folder
 from velatura.training.data.buckets import draw_bucket_batch, group_by_size
-from velatura.training.data.cache import encode_examples
+from velatura.training.data.cache import encode_examples, mirrored_examples
 
 
 @pytest.fixture
@@ -27,6 +27,18 @@ def test_each_picture_goes_to_the_size_nearest_to_its_own(shapes):
     found = group_by_size(read_folder(shapes), 64, "buckets")
     assert {size: len(some) for size, some in found.items()} == {(72, 56): 3, (56, 72): 3}
     assert {size: len(some) for size, some in group_by_size(read_folder(shapes), 64, "square").items()} == {(64, 64): 6}
+
+
+def test_mirror_images_do_not_change_the_most_common_size(tmp_path):
+    for number, (size, caption) in enumerate([((64, 64), "a left shoe")] * 3 + [((96, 48), "a house")] * 2):
+        Image.new("RGB", size).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(caption)
+    examples = read_folder(tmp_path)
+    plain, mirrored = (
+        group_by_size(each, 64, "buckets") for each in (examples, examples + mirrored_examples(examples))
+    )
+    assert [len(bucket) for bucket in plain.values()] == [3, 2]
+    assert [len(bucket) for bucket in mirrored.values()] == [3, 4]
 
 
 def test_pictures_are_encoded_in_their_sizes_and_masks_with_them(tiny, shapes):

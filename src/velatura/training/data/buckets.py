@@ -19,6 +19,8 @@ from velatura.training.plan import PictureShape
 def group_by_size(examples: Sequence[Example], pixels: int, shape: PictureShape) -> dict[ImageSize, list[Example]]:
     """Return the pictures by the size (width, height) that they are cropped to, the most common size first.
 
+    Mirror images do not count for that, so that the validation pictures are the same with them and without.
+
     Args:
         examples: Pictures, which may repeat.
         pixels: Side of the square, or the root of a bucket's largest area.
@@ -34,7 +36,8 @@ def group_by_size(examples: Sequence[Example], pixels: int, shape: PictureShape)
     examples_by_size: dict[ImageSize, list[Example]] = {}
     for example in examples:
         examples_by_size.setdefault(nearest[example.path], []).append(example)
-    return dict(sorted(examples_by_size.items(), key=lambda item: (-len(item[1]), item[0])))
+    counts = {size: sum(not each.is_mirrored for each in bucket) for size, bucket in examples_by_size.items()}
+    return {size: examples_by_size[size] for size in sorted(counts, key=lambda size: (-counts[size], size))}
 
 
 def draw_bucket_batch(seed: int, step: int, counts: Sequence[int], batch_size: int) -> tuple[int, list[int]]:
