@@ -140,12 +140,12 @@ class StudyResults(BaseModel):
         best, *others = self.kinds
         return [best, *(kind for kind in others if not self._differs(best, kind))]
 
-    def spoils_others(self, kind: str) -> bool:
+    def may_spoil_others(self, kind: str) -> bool:
         """Return True if overlays of this kind often change other things; False if that was not measured."""
         return self.spread(kind, "others_kept").mean < MIN_OTHERS_KEPT
 
     def recommendation(self) -> str:
-        """Say which kind to take and by which figures, and warn if it spoils other prompts."""
+        """Say which kind to take and by which figures, and warn if it may spoil other prompts."""
         tied = self.ties()
         best = tied[0]
         if self.spread(best, "score").mean < MIN_MEAN_SCORE:
@@ -165,7 +165,7 @@ class StudyResults(BaseModel):
                 f"{best.capitalize()} reaches the most, {reason}, but one seed does not tell whether that is chance: "
                 f"give --seeds 3.{self._warning(best)}"
             )
-        careful = [kind for kind in tied if not self.spoils_others(kind)] or tied
+        careful = [kind for kind in tied if not self.may_spoil_others(kind)] or tied
         chosen = min(careful, key=lambda kind: self.spread(kind, "training_seconds").mean)
         why = "trains fastest" if careful == tied else "keeps other prompts"
         return (
@@ -175,10 +175,10 @@ class StudyResults(BaseModel):
         )
 
     def _warning(self, kind: str) -> str:
-        """Return a sentence about other prompts if a kind spoils them, else nothing."""
-        if not self.spoils_others(kind):
+        """Return a sentence about other prompts if a kind may spoil them, else nothing."""
+        if not self.may_spoil_others(kind):
             return ""
-        return f" It spoils other prompts: {self.describe(kind, 'others_kept')} of other things are kept."
+        return f" It may spoil other prompts: {self.describe(kind, 'others_kept')} of other things are kept."
 
     def describe(self, kind: str, figure: str) -> str:
         """Return a figure of a kind in words, as "0.61 ± 0.03"."""
