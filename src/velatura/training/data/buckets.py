@@ -36,7 +36,7 @@ def group_by_size(examples: Sequence[Example], pixels: int, shape: PictureShape)
     examples_by_size: dict[ImageSize, list[Example]] = {}
     for example in examples:
         examples_by_size.setdefault(nearest[example.path], []).append(example)
-    counts = {size: sum(not each.is_mirrored for each in bucket) for size, bucket in examples_by_size.items()}
+    counts = {size: sum(not example.is_mirrored for example in bucket) for size, bucket in examples_by_size.items()}
     return {size: examples_by_size[size] for size in sorted(counts, key=lambda size: (-counts[size], size))}
 
 
