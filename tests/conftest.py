@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -102,6 +103,14 @@ def inpainting(tiny: velatura.Base) -> velatura.Base:
 def pix2pix(tiny: velatura.Base) -> velatura.Base:
     """The tiny base as an instruct-pix2pix model, whose UNet reads eight channels."""
     return widen(tiny, 8, name="pix2pix")
+
+
+def copy_four_pictures(name: str, folder: Path) -> Path:
+    """Copy four of the bundled pictures of a name with their captions into a new folder, and return it."""
+    folder.mkdir()
+    for path in sorted(velatura.tiny_pictures(name).iterdir())[:8]:
+        shutil.copy(path, folder)
+    return folder
 
 
 def widen(base: velatura.Base, channels: int, *, name: str) -> velatura.Base:

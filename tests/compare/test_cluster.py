@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -21,6 +20,7 @@ import pytest
 import torch
 
 import velatura
+from tests.conftest import copy_four_pictures
 from velatura import imports
 from velatura.cli.app import main
 from velatura.compare.cluster import BaseReference, Cluster, ClusterActor, connect, run_on_worker
@@ -209,10 +209,7 @@ class TestWithRay:
 
     @pytest.mark.usefixtures("ray")
     def test_a_killed_worker_costs_nothing_but_time(self, tiny, tmp_path):
-        photos = tmp_path / "neon"
-        photos.mkdir()
-        for path in sorted(velatura.tiny_pictures("neon").iterdir())[:8]:
-            shutil.copy(path, photos)
+        photos = copy_four_pictures("neon", tmp_path / "neon")
         alone = velatura.sweep(tiny, "hypernet", photos, tries=TRIES, steps=40, out=tmp_path / "alone")
         killed: list[int] = []
         killer = threading.Thread(target=kill_a_training, args=(tmp_path / "sweep", killed), daemon=True)

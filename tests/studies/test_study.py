@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import velatura
+from tests.conftest import copy_four_pictures
 from tools.drawing.paint import paint as draw
 from tools.tiny_base.export import robot_scene
 from velatura.cli.app import main
@@ -30,11 +31,7 @@ BRIEF = {"kinds": ["hypernet", "aesthetic"], "seeds": 2, "steps": 2, "purpose": 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study") / "robots"
-    folder.mkdir()
-    for path in sorted(velatura.tiny_pictures("robot").iterdir())[:8]:  # four pictures with their captions
-        shutil.copy(path, folder)
-    return folder
+    return copy_four_pictures("robot", tmp_path_factory.mktemp("study") / "robots")
 
 
 @pytest.fixture(scope="module", autouse=True)

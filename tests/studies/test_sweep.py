@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 import velatura
+from tests.conftest import copy_four_pictures
 from velatura.cli.app import main
 from velatura.errors import AlreadyExists, BadDataset
 
@@ -17,11 +18,7 @@ SMALL = {"pixels": 32, "validation_pictures": 4}  # so that a trial takes little
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sweep") / "neon"
-    folder.mkdir()
-    for path in sorted(velatura.tiny_pictures("neon").iterdir())[:8]:  # four pictures with their captions
-        shutil.copy(path, folder)
-    return folder
+    return copy_four_pictures("neon", tmp_path_factory.mktemp("sweep") / "neon")
 
 
 def run(tiny, photos, out, **changes):

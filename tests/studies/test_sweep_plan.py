@@ -1,10 +1,8 @@
 """A sweep is planned, and its progress counted, without a training."""
 
-import shutil
-
 import pytest
 
-import velatura
+from tests.conftest import copy_four_pictures
 from velatura.errors import BadDataset, BadOverlay, ignore_warnings
 from velatura.studies.candidates import CandidateOptions, parse_tries
 from velatura.studies.sweep import SweepProgress
@@ -15,11 +13,7 @@ OPTIONS = CandidateOptions("hypernet", "style", "tiny", 8, 0, {"pixels": 32, "ba
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "neon"
-    folder.mkdir()
-    for path in sorted(velatura.tiny_pictures("neon").iterdir())[:8]:  # four pictures with their captions
-        shutil.copy(path, folder)
-    return folder
+    return copy_four_pictures("neon", tmp_path / "neon")
 
 
 def plan(tiny, photos, *texts, **changes):

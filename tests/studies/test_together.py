@@ -1,12 +1,12 @@
 """What is left of an overlay and of another one where both are attached, and how a study is given the other one."""
 
-import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
 import velatura
+from tests.conftest import copy_four_pictures
 from velatura.cli.app import main
 from velatura.compare import tune_prompts
 from velatura.compare.picture_features import PictureEncoder
@@ -107,11 +107,7 @@ def brief(monkeypatch):
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "robots"
-    folder.mkdir()
-    for path in sorted(velatura.tiny_pictures("robot").iterdir())[:8]:  # four pictures with their captions
-        shutil.copy(path, folder)
-    return folder
+    return copy_four_pictures("robot", tmp_path / "robots")
 
 
 @pytest.mark.usefixtures("brief")
