@@ -12,7 +12,7 @@ from torch import Tensor
 from velatura.compare import metrics
 from velatura.compare.picture_features import PictureFeatures
 
-MIN_REFERENCES = 3  # by one pair of robots in four, other robots had a likeness of more than 1.6, not 1
+MIN_REFERENCES = 3  # by 4 of 28 pairs of robots, other robots had a likeness of more than 1.6, not 1
 # A study records it: figures of different measures cannot be compared
 LIKENESS_MEASURE = "textures and patches, each reference among the others"
 PATCH_SIDE = 3  # in places of a map: with their neighbours, places tell a subject from another thing of its colour
