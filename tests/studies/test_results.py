@@ -89,7 +89,7 @@ def test_of_kinds_that_do_not_differ_one_that_keeps_other_prompts_is_taken():
     said = with_others_kept(study, lora=0.9, hypernet=0.8).recommendation()
     assert said.endswith("take a hypernet, which trains fastest.")
     said = with_others_kept(study, lora=0.5, hypernet=0.4).recommendation()
-    assert said.endswith("trains fastest. It may spoil other prompts: 0.40 ± 0.00 of other things are kept.")
+    assert said.endswith("trains fastest. Hypernet may spoil other prompts: 0.40 ± 0.00 of other things are kept.")
 
 
 def test_the_best_kind_is_blamed_if_it_may_spoil_other_prompts():

@@ -8,7 +8,7 @@ from velatura.server.jobs.context import JobContext
 from velatura.server.jobs.prepare import make_plan
 from velatura.server.jobs.training_requests import AestheticOptions, EstimateRequest
 from velatura.server.runners.train import make_overlay
-from velatura.training.data.cache import training_examples
+from velatura.training.data.cache import mirrored_examples, training_examples
 from velatura.training.estimate import estimate
 from velatura.training.train import check_plan, warn_of_limits
 
@@ -47,7 +47,7 @@ def _measure(context: JobContext, request: EstimateRequest, base: Base, dataset:
         "overlay": str(overlay.card),
         "parameters": sum(weight.numel() for weight in overlay.parameters()),
         "steps": steps,
-        "mirror_images": sum(example.is_mirrored for example in examples),
+        "mirror_images": len(mirrored_examples(dataset.examples)) if plan.flip else 0,
         "times_seen": round(steps * plan.batch_size * plan.accumulation / len(examples), 1),
         "seconds": round(taken.seconds, 1),
         "memory": taken.memory,
