@@ -178,7 +178,8 @@ class StudyResults(BaseModel):
         """Return a sentence about other prompts if a kind may spoil them, else nothing."""
         if not self.may_spoil_others(kind):
             return ""
-        return f" {kind.capitalize()} may spoil other prompts: {self.describe(kind, 'others_kept')} of other things are kept."
+        kept = self.describe(kind, "others_kept")
+        return f" {kind.capitalize()} may spoil other prompts: {kept} of other things are kept."
 
     def describe(self, kind: str, figure: str) -> str:
         """Return a figure of a kind in words, as "0.61 ± 0.03"."""
