@@ -13,11 +13,11 @@ from PIL import Image
 
 import velatura
 from tests.conftest import copy_four_pictures
+from tests.studies.conftest import open_setup
 from tools.drawing.paint import paint as draw
 from tools.tiny_base.export import robot_scene
 from velatura.cli.app import main
 from velatura.compare import tune_prompts
-from velatura.compare.picture_features import PictureEncoder
 from velatura.compare.picture_sets import read_picture_set
 from velatura.compare.tune import StrengthPainter
 from velatura.errors import AlreadyExists, BadDataset, BadFile, BadPlan, UnknownName
@@ -73,18 +73,9 @@ def test_every_kind_is_trained_from_every_seed_and_an_aesthetic_once(finished):
     assert (results.training_pictures, results.held_out_pictures) == (3, 1)
 
 
-def prepare(base, pictures, folder):
-    split = split_pictures(pictures, folder)
-    held_out = read_picture_set(split.held_out).images
-    encoder = PictureEncoder.open(base)
-    return trials.TrialSetup(
-        base, folder, split.data, held_out, split.held_out, split.captions, split.name, "subject", encoder, "tiny"
-    )
-
-
 @pytest.mark.parametrize("kind", ["hypernet", "embedding", "lora", "dreambooth"])
 def test_overlays_are_made_as_the_command_makes_them(tiny, photos, tmp_path, capsys, kind):
-    overlay = prepare(tiny, photos, tmp_path).overlay(kind, 0)
+    overlay = open_setup(tiny, photos, tmp_path).overlay(kind, 0)
     assert main(["train", kind, str(photos), "--name", "robots", "--dry-run", "--out", str(tmp_path / "run")]) == 0
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("overlay ")]
     assert line.partition("robots, ")[2].startswith(f"{overlay.card}, ")
@@ -92,7 +83,7 @@ def test_overlays_are_made_as_the_command_makes_them(tiny, photos, tmp_path, cap
 
 def test_the_subject_of_the_captions_is_what_is_painted_to_be_judged(tiny, tmp_path, monkeypatch):
     """An overlay that paints the subject, and only where it is asked for, reaches the held-out pictures."""
-    setup = prepare(tiny, velatura.tiny_pictures("robot"), tmp_path)
+    setup = open_setup(tiny, velatura.tiny_pictures("robot"), tmp_path)
     robots = read_picture_set(velatura.tiny_pictures("robot")).images
     others = [draw(replace(robot_scene(number), subject="mug", colour="blue")) for number in range(len(robots))]
 
@@ -111,7 +102,7 @@ def test_the_subject_of_the_captions_is_what_is_painted_to_be_judged(tiny, tmp_p
 @pytest.mark.parametrize(("spoiled", "kept"), [(0, 1.0), (6, 0.0)])
 def test_other_things_are_looked_at_in_the_same_place(spoiled, kept, tiny, tmp_path, monkeypatch):
     """If robots stand where other things were asked for, their places alone do not say which those were."""
-    setup = prepare(tiny, velatura.tiny_pictures("robot"), tmp_path)
+    setup = open_setup(tiny, velatura.tiny_pictures("robot"), tmp_path)
     scenes = [replace(robot_scene(number), place="beach") for number in range(6)]
     things = [
         draw(replace(scene, subject=subject, colour=colour))
@@ -141,11 +132,11 @@ def test_other_things_are_looked_at_in_the_same_place(spoiled, kept, tiny, tmp_p
 
 
 def test_one_or_two_held_out_pictures_are_not_all_that_likeness_is_measured_against(tiny, photos, tmp_path):
-    few = prepare(tiny, photos, tmp_path / "few")
+    few = open_setup(tiny, photos, tmp_path / "few")
     assert (len(few.held_out), len(few.references())) == (1, 4)
-    more = prepare(tiny, velatura.tiny_pictures("robot"), tmp_path / "more")
+    more = open_setup(tiny, velatura.tiny_pictures("robot"), tmp_path / "more")
     assert (len(more.held_out), len(more.references())) == (2, 8)
-    enough = prepare(tiny, velatura.tiny_pictures("neon"), tmp_path / "enough")
+    enough = open_setup(tiny, velatura.tiny_pictures("neon"), tmp_path / "enough")
     assert len(enough.references()) == len(enough.held_out) == 4
 
 

@@ -7,6 +7,7 @@ import torch
 
 import velatura
 from tests.conftest import copy_four_pictures
+from tests.studies.conftest import open_setup
 from velatura.cli.app import main
 from velatura.compare import tune_prompts
 from velatura.compare.picture_features import PictureEncoder
@@ -16,7 +17,7 @@ from velatura.compare.tune import StrengthPainter, Tuning, tune_with
 from velatura.compare.tune_prompts import TunePrompt
 from velatura.errors import AlreadyExists, BadFile, BadStrength, WrongBase
 from velatura.studies import study, trials
-from velatura.studies.together import OtherFile, OtherOverlay, effect_left, measure_together
+from velatura.studies.together import OtherFile, OtherOverlay, effect_left, measure_together, paint_other
 
 TEXTS = ("a red house on the beach", "a blue boat in the snow", "a black cat in a room")
 PROMPTS = [TunePrompt(text, text) for text in TEXTS]
@@ -39,15 +40,17 @@ def measure(tiny, encoder, neon):
     base_pictures = encoder.features(StrengthPainter(tiny, nothing, PROMPTS, 1, 2).paint(0.0))
 
     def measured(overlay, other, strength=1.0):
+        other = OtherOverlay(other or nothing, 0.6)
         return measure_together(
             encoder,
             overlay or nothing,
-            OtherOverlay(other or nothing, 0.6),
+            other,
             prompts=PROMPTS,
             strength=strength,
             steps=2,
             base_pictures=base_pictures,
             own_pictures=encoder.features(StrengthPainter(tiny, overlay or nothing, PROMPTS, 1, 2).paint(strength)),
+            other_pictures=paint_other(encoder, other, PROMPTS, 2),
             references=neon,
         )
 
@@ -142,6 +145,25 @@ def test_another_overlay_that_cannot_be_used_is_refused_before_the_first_trainin
     assert main(["compare", str(photos), "--together", f"{ink}:0.5:0.5", "--out", str(tmp_path / "study")]) == 2
     assert main(["compare", str(photos), "--together", "nobody", "--out", str(tmp_path / "study")]) == 2
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.usefixtures("brief")
+def test_the_second_trial_does_not_paint_the_other_overlay_alone_again(tiny, photos, tmp_path, hyper, monkeypatch):
+    other, overlays = OtherOverlay(hyper(seed=3), 0.6), [hyper(seed=seed) for seed in (1, 2)]
+    painted, paint = [], StrengthPainter.paint
+    monkeypatch.setattr(
+        StrengthPainter, "paint", lambda self, strength: painted.append(self.overlay) or paint(self, strength)
+    )
+
+    def measured(setup, overlay):
+        figures, _ = trials.judge(setup, overlay, "hypernet")
+        return figures | {"picture_seconds": 0}  # by the clock
+
+    setup = open_setup(tiny, photos, tmp_path / "study", other=other)
+    figures = [measured(setup, overlay) for overlay in overlays]
+    assert len([overlay for overlay in painted if overlay is other.overlay]) == 1
+    assert figures[1] == measured(open_setup(tiny, photos, tmp_path / "anew", other=other), overlays[1])
+    assert {"together", "other_left"} <= figures[1].keys()
 
 
 @pytest.mark.usefixtures("brief")

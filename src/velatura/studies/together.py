@@ -51,6 +51,21 @@ class OtherOverlay(NamedTuple):
             return cls(overlay, file.strength)
 
 
+def paint_other(
+    encoder: PictureEncoder, other: OtherOverlay, prompts: Sequence[TunePrompt], steps: int
+) -> PictureFeatures:
+    """Paint prompts with the other overlay alone, and return the features of the pictures.
+
+    Args:
+        encoder: Looks at the pictures; its base paints them.
+        other: The other overlay.
+        prompts: What is painted; of words that call an overlay only those of the other one are added.
+        steps: Sampling steps.
+    """
+    by_other = [TunePrompt(prompt.text, call_overlay(other.overlay, prompt.text)) for prompt in prompts]
+    return encoder.features(StrengthPainter(encoder.base, other.overlay, by_other, 1, steps).paint(other.strength))
+
+
 def measure_together(
     encoder: PictureEncoder,
     overlay: Overlay,
@@ -61,6 +76,7 @@ def measure_together(
     steps: int,
     base_pictures: PictureFeatures,
     own_pictures: PictureFeatures,
+    other_pictures: PictureFeatures,
     references: Sequence[Image.Image],
 ) -> dict[str, float]:
     """Measure an overlay with another one attached too.
@@ -73,6 +89,7 @@ def measure_together(
         steps: Sampling steps.
         base_pictures: What the base alone paints of the prompts.
         own_pictures: What it paints of them with the overlay of the trial alone.
+        other_pictures: What it paints of them with the other overlay alone, see `paint_other`.
         references: The pictures that likeness is measured against.
 
     Returns:
@@ -80,9 +97,7 @@ def measure_together(
         only if the other overlay changes pictures.
     """
     base = encoder.base
-    by_other = [TunePrompt(prompt.text, call_overlay(other.overlay, prompt.text)) for prompt in prompts]
     by_both = [TunePrompt(prompt.text, call_overlay(other.overlay, prompt.called)) for prompt in prompts]
-    alone = encoder.features(StrengthPainter(base, other.overlay, by_other, 1, steps).paint(other.strength))
     with ignore_warnings(), attach(base, other.overlay, other.strength):
         images = StrengthPainter(base, overlay, by_both, 1, steps).paint(strength)
     both = encoder.features(images)  # by the UNet without the other overlay
@@ -90,8 +105,8 @@ def measure_together(
     near = likeness([base_pictures, both], reference)[1].mean()
     kept = kept_share([base_pictures, both], [prompt.text for prompt in prompts])[1].mean()
     figures = {"together": float(score_trade(near, kept))}
-    if float(metrics.change(alone, base_pictures).mean()) >= MIN_CHANGE:
-        figures["other_left"] = effect_left(base_pictures, alone, own_pictures, both)
+    if float(metrics.change(other_pictures, base_pictures).mean()) >= MIN_CHANGE:
+        figures["other_left"] = effect_left(base_pictures, other_pictures, own_pictures, both)
     return figures
 
 

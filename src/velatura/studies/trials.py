@@ -15,7 +15,7 @@ from PIL import Image
 from velatura.base.base import Base
 from velatura.compare import metrics
 from velatura.compare.likeness import MIN_REFERENCES
-from velatura.compare.picture_features import PictureEncoder
+from velatura.compare.picture_features import PictureEncoder, PictureFeatures
 from velatura.compare.picture_sets import read_picture_set
 from velatura.compare.tune import STEPS, STRENGTHS, TINY_STEPS, StrengthPainter, kept_share, tune_with
 from velatura.compare.tune_prompts import TunePrompt, other_prompts, tune_prompts
@@ -31,7 +31,7 @@ from velatura.overlays.overlay import Overlay
 from velatura.studies.candidates import preset_for_steps
 from velatura.studies.overlay_arguments import ARGUMENTS
 from velatura.studies.results import UNTRAINED_KINDS, Curve, Trial
-from velatura.studies.together import OtherFile, OtherOverlay, measure_together
+from velatura.studies.together import OtherFile, OtherOverlay, measure_together, paint_other
 from velatura.training.estimate import estimate
 from velatura.training.kinds.aesthetic import aesthetic_from
 from velatura.training.plan import Plan
@@ -77,6 +77,7 @@ class TrialSetup:
         base_argument: The base, as --base takes it.
         other: An overlay that is attached beside each trial, to see what is left of both; None for none.
         base_pictures: What the base painted of prompts, and the seconds that it took; filled by the first trial.
+        other_pictures: Features of what it painted of prompts with the other overlay alone; filled by the first trial.
     """
 
     base: Base
@@ -91,6 +92,9 @@ class TrialSetup:
     base_argument: str
     other: OtherOverlay | None = None
     base_pictures: dict[tuple[str, ...], TimedPictures] = field(default_factory=dict[tuple[str, ...], TimedPictures])
+    other_pictures: dict[tuple[str, ...], PictureFeatures] = field(
+        default_factory=dict[tuple[str, ...], PictureFeatures]
+    )
 
     def plan(self, kind: str, steps: int | None = None, seed: int = 0) -> Plan:
         """Return the preset of a kind, its rate fitted to the steps; None: the preset's own steps."""
@@ -308,6 +312,7 @@ def _measure(setup: TrialSetup, overlay: Overlay, prompts: Sequence[TunePrompt],
             steps=sampling_steps(setup.base),
             base_pictures=originals,
             own_pictures=pictures,
+            other_pictures=_other_pictures(setup, setup.other, prompts),
             references=setup.references(),
         )
     several = painter(setup, overlay, prompts[:1], seeds=DIVERSITY_SEEDS).paint(strength)
@@ -334,6 +339,14 @@ def _base_pictures(setup: TrialSetup, paints: StrengthPainter) -> TimedPictures:
     if texts not in setup.base_pictures:
         setup.base_pictures[texts] = _timed(paints, 0.0)
     return setup.base_pictures[texts]
+
+
+def _other_pictures(setup: TrialSetup, other: OtherOverlay, prompts: Sequence[TunePrompt]) -> PictureFeatures:
+    """Return the features of what the other overlay alone paints of the prompts, painted once for all trials."""
+    texts = tuple(prompt.text for prompt in prompts)
+    if texts not in setup.other_pictures:
+        setup.other_pictures[texts] = paint_other(setup.encoder, other, prompts, sampling_steps(setup.base))
+    return setup.other_pictures[texts]
 
 
 def _timed(paints: StrengthPainter, strength: float) -> TimedPictures:
