@@ -148,22 +148,28 @@ def test_another_overlay_that_cannot_be_used_is_refused_before_the_first_trainin
 
 
 @pytest.mark.usefixtures("brief")
-def test_the_second_trial_does_not_paint_the_other_overlay_alone_again(tiny, photos, tmp_path, hyper, monkeypatch):
+def test_what_is_the_same_for_all_trials_is_painted_and_encoded_once(tiny, photos, tmp_path, hyper, monkeypatch):
     other, overlays = OtherOverlay(hyper(seed=3), 0.6), [hyper(seed=seed) for seed in (1, 2)]
-    painted, paint = [], StrengthPainter.paint
+    painted, encoded = [], []
+    paint, features = StrengthPainter.paint, PictureEncoder.features
     monkeypatch.setattr(
         StrengthPainter, "paint", lambda self, strength: painted.append(self.overlay) or paint(self, strength)
     )
+    monkeypatch.setattr(PictureEncoder, "features", lambda self, images: encoded.append(1) or features(self, images))
 
     def measured(setup, overlay):
         figures, _ = trials.judge(setup, overlay, "hypernet")
         return figures | {"picture_seconds": 0}  # by the clock
 
     setup = open_setup(tiny, photos, tmp_path / "study", other=other)
-    figures = [measured(setup, overlay) for overlay in overlays]
+    measured(setup, overlays[0])
+    first_count = len(encoded)
+    figures = measured(setup, overlays[1])
     assert len([overlay for overlay in painted if overlay is other.overlay]) == 1
-    assert figures[1] == measured(open_setup(tiny, photos, tmp_path / "anew", other=other), overlays[1])
-    assert {"together", "other_left"} <= figures[1].keys()
+    # the base's pictures of the prompts and of other things in two places, and those of the other overlay
+    assert first_count - (len(encoded) - first_count) == 4
+    assert figures == measured(open_setup(tiny, photos, tmp_path / "anew", other=other), overlays[1])
+    assert {"together", "other_left"} <= figures.keys()
 
 
 @pytest.mark.usefixtures("brief")

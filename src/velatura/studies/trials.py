@@ -53,10 +53,10 @@ DIVERSITY_SEEDS = 4
 NO_CURVE = Curve(strengths=(0.0, 1.0), likeness=(0.0, 0.0), kept=(1.0, 1.0))
 
 
-class TimedPictures(NamedTuple):
-    """Pictures, and the seconds that they took to paint."""
+class BasePictures(NamedTuple):
+    """Features of pictures that the base alone painted, and the seconds that the painting took."""
 
-    images: list[Image.Image]
+    features: PictureFeatures
     seconds: float
 
 
@@ -76,7 +76,8 @@ class TrialSetup:
         encoder: Looks at pictures.
         base_argument: The base, as --base takes it.
         other: An overlay that is attached beside each trial, to see what is left of both; None for none.
-        base_pictures: What the base painted of prompts, and the seconds that it took; filled by the first trial.
+        base_pictures: What the base alone painted of prompts; filled by the first trial. For a large base the features
+            of a picture take about 10 MB, and a study keeps fewer than 30 pictures.
         other_pictures: Features of what it painted of prompts with the other overlay alone; filled by the first trial.
     """
 
@@ -91,7 +92,7 @@ class TrialSetup:
     encoder: PictureEncoder
     base_argument: str
     other: OtherOverlay | None = None
-    base_pictures: dict[tuple[str, ...], TimedPictures] = field(default_factory=dict[tuple[str, ...], TimedPictures])
+    base_pictures: dict[tuple[str, ...], BasePictures] = field(default_factory=dict[tuple[str, ...], BasePictures])
     other_pictures: dict[tuple[str, ...], PictureFeatures] = field(
         default_factory=dict[tuple[str, ...], PictureFeatures]
     )
@@ -281,9 +282,9 @@ def sampling_steps(base: Base) -> int:
 def _measure(setup: TrialSetup, overlay: Overlay, prompts: Sequence[TunePrompt], strength: float) -> dict[str, float]:
     encoder, references = setup.encoder, setup.encoder.features(setup.held_out)
     called, texts = painter(setup, overlay, prompts), tuple(prompt.text for prompt in prompts)
-    base_images, base_seconds = _base_pictures(setup, called)
+    originals, base_seconds = _base_pictures(setup, called)
     images, seconds = _timed(called, strength)
-    pictures, originals = encoder.features(images), encoder.features(base_images)
+    pictures = encoder.features(images)
     figures = {
         "style_distance": _mean(metrics.style_distance(pictures, references)),
         "picture_seconds": max(0.0, seconds - base_seconds) / len(images),
@@ -326,18 +327,19 @@ def _measure_others(setup: TrialSetup, overlay: Overlay, strength: float) -> dic
     shares: list[float] = []
     for texts in other_prompts(setup.captions, is_tiny=setup.base.family.name == "tiny"):
         paints = painter(setup, overlay, [TunePrompt(text, text) for text in texts])
-        images = _base_pictures(setup, paints).images, paints.paint(strength)
-        originals, changed = (setup.encoder.features(pictures) for pictures in images)
+        originals = _base_pictures(setup, paints).features
+        changed = setup.encoder.features(paints.paint(strength))
         changes.append(_mean(metrics.change(changed, originals)))
         shares.append(_mean(kept_share([originals, changed], texts)[1]))
     return {"base_change": fmean(changes), "others_kept": fmean(shares)}
 
 
-def _base_pictures(setup: TrialSetup, paints: StrengthPainter) -> TimedPictures:
-    """Return what the base paints of the prompts, painted once for all trials."""
+def _base_pictures(setup: TrialSetup, paints: StrengthPainter) -> BasePictures:
+    """Return what the base paints of the prompts, painted and encoded once for all trials."""
     texts = tuple(prompt.text for prompt in paints.prompts)
     if texts not in setup.base_pictures:
-        setup.base_pictures[texts] = _timed(paints, 0.0)
+        images, seconds = _timed(paints, 0.0)
+        setup.base_pictures[texts] = BasePictures(setup.encoder.features(images), seconds)
     return setup.base_pictures[texts]
 
 
@@ -349,10 +351,10 @@ def _other_pictures(setup: TrialSetup, other: OtherOverlay, prompts: Sequence[Tu
     return setup.other_pictures[texts]
 
 
-def _timed(paints: StrengthPainter, strength: float) -> TimedPictures:
+def _timed(paints: StrengthPainter, strength: float) -> tuple[list[Image.Image], float]:
     start = time.perf_counter()
     images = paints.paint(strength)
-    return TimedPictures(images, time.perf_counter() - start)
+    return images, time.perf_counter() - start
 
 
 def called_by(setup: TrialSetup, kind: str) -> str:
