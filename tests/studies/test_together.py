@@ -9,6 +9,7 @@ import velatura
 from tests.conftest import copy_four_pictures
 from tests.studies.conftest import open_setup
 from velatura.cli.app import main
+from velatura.cli.compare.study import _find_overlay
 from velatura.compare import tune_prompts
 from velatura.compare.picture_features import PictureEncoder
 from velatura.compare.picture_sets import read_picture_set
@@ -170,6 +171,13 @@ def test_what_is_the_same_for_all_trials_is_painted_and_encoded_once(tiny, photo
     assert first_count - (len(encoded) - first_count) == 4
     assert figures == measured(open_setup(tiny, photos, tmp_path / "anew", other=other), overlays[1])
     assert {"together", "other_left"} <= figures.keys()
+
+
+def test_the_other_overlay_has_strength_1_if_no_number_follows(tmp_path, hyper):
+    ink, library = tmp_path / "ink.safetensors", velatura.Library(tmp_path)
+    velatura.save(hyper(), ink)
+    assert _find_overlay(str(ink), library) == _find_overlay("ink", library) == (ink, 1.0)
+    assert _find_overlay(f"{ink}:0.6", library) == _find_overlay("ink:0.6", library) == (ink, 0.6)
 
 
 @pytest.mark.usefixtures("brief")

@@ -372,7 +372,7 @@ def open_overlay_argument(text: str, library: "velatura.Library") -> tuple["Over
     gets its file's name.
     """
     name, numbers = split_strengths(text)
-    strength = velatura.Strength(text=numbers[0], unet=numbers[1]) if len(numbers) > 1 else (*numbers, 1.0)[0]
+    strength = velatura.Strength(text=numbers[0], unet=numbers[1]) if len(numbers) > 1 else single_strength(numbers)
     try:
         overlay = velatura.open_overlay(name) if is_path(name) else library.overlay(name)
     except UnknownName as error:
@@ -385,3 +385,8 @@ def split_strengths(text: str) -> tuple[str, list[float]]:
     """Split "ink:0.5:0.8" into a name and the numbers after it; there may be none."""
     match = None if Path(text).exists() else re.fullmatch(rf"(.+?):({NUMBER_PATTERN})(?::({NUMBER_PATTERN}))?", text)
     return (match[1], [float(number) for number in match.groups()[1:] if number is not None]) if match else (text, [])
+
+
+def single_strength(numbers: Sequence[float]) -> float:
+    """Return the strength behind the name of an overlay, at most one number, or 1 if there is none."""
+    return numbers[0] if numbers else 1.0

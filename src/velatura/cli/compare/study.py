@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import velatura
-from velatura.cli.arguments import refuse_unknown_overlay, split_strengths
+from velatura.cli.arguments import refuse_unknown_overlay, single_strength, split_strengths
 from velatura.cli.base import base_option, is_path, open_base
 from velatura.cli.compare.measure import MODEL_PANEL, AsJson, Clip, Dino
 from velatura.cli.options import ray_option
@@ -110,4 +110,5 @@ def _find_overlay(text: str, library: velatura.Library) -> tuple[Path, float]:
     name, numbers = split_strengths(text)
     if len(numbers) > 1:
         raise BadStrength(f"{text} has two strengths: give one, which counts in the text encoders and in the UNet")
-    return Path(name) if is_path(name) else library.path(name), (*numbers, 1.0)[0]
+    path = Path(name) if is_path(name) else library.path(name)
+    return path, single_strength(numbers)
