@@ -71,6 +71,15 @@ def test_the_report_is_in_the_file_and_printed_as_json():
     assert BakeReport.model_validate_json(kept).strengths == (("inca", 1.0),)
 
 
+def test_an_overlay_without_a_name_is_called_as_its_file(hyper, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    velatura.save(hyper(widths=(96,)), "models/inca-1.5.safetensors")
+    for argument in ("models/inca-1.5.safetensors", "inca-1.5"):
+        printed = run("tiny", argument, "--library", "models", "--out", "baked.safetensors", "--steps", "1", "--json")
+        assert BakeReport.model_validate_json(printed).strengths == (("inca-1.5", 1.0),)
+        Path("baked.safetensors").unlink()
+
+
 @pytest.mark.usefixtures("inca")
 def test_mistakes_are_found_before_anything_is_painted():
     Path("baked.safetensors").touch()

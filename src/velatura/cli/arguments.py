@@ -377,7 +377,7 @@ def open_overlay_argument(text: str, library: "velatura.Library") -> tuple["Over
         overlay = velatura.open_overlay(name) if is_path(name) else library.overlay(name)
     except UnknownName as error:
         raise explain_missing(name, error) from None
-    overlay.card = overlay.card.replace(name=overlay.card.name or Path(name).stem)
+    overlay.name_after_file()
     return overlay, strength
 
 

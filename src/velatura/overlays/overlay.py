@@ -37,6 +37,11 @@ class Overlay(nn.Module):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.card})"
 
+    def name_after_file(self) -> None:
+        """Give an overlay without a name that of the file from which it was read."""
+        if not self.card.name and self.source is not None:
+            self.card = self.card.replace(name=self.source.stem)
+
     @property
     def display_name(self) -> str:
         """Return the kind and the name, for messages."""

@@ -46,7 +46,7 @@ class OtherOverlay(NamedTuple):
         if not file.strength:
             raise BadStrength(f"{file.path.name} has strength 0, where it does nothing: give another strength")
         overlay = open_overlay(file.path)
-        overlay.card = overlay.card.replace(name=overlay.card.name or file.path.stem)
+        overlay.name_after_file()
         with ignore_warnings(), attach(base, overlay, file.strength):
             return cls(overlay, file.strength)
 

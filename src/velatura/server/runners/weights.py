@@ -156,9 +156,8 @@ def _find_model(context: JobContext, name: str) -> Base | Path:
 
 def _open_overlay(context: JobContext, wanted: OverlayWithStrength) -> tuple[Overlay, float | Strength]:
     """Open an overlay of the library; one without a name gets its file's name."""
-    path = context.resources.models.library.path(wanted.name)
-    overlay = open_overlay(path)
-    overlay.card = overlay.card.replace(name=overlay.card.name or path.stem)
+    overlay = open_overlay(context.resources.models.library.path(wanted.name))
+    overlay.name_after_file()
     if wanted.text is None:
         return overlay, wanted.strength
     return overlay, Strength(text=wanted.text, unet=wanted.strength)
