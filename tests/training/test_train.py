@@ -1,6 +1,7 @@
 """The training loop: repeatable, harmless to the base, and never without a snapshot."""
 
 import json
+import shutil
 from statistics import fmean
 
 import pytest
@@ -31,11 +32,10 @@ PLAN = velatura.Plan(
 def learn(tiny, photos, tmp_path):
     """Return a function that trains a small hypernetwork for a few steps."""
 
-    def run(out="run", *, seed=0, on_step=None, dropout=0.2, **changes):
+    def run(out="run", *, seed=0, on_step=None, on_stage=None, dropout=0.2, **changes):
         overlay = velatura.Hypernetwork.for_base(tiny, activation="relu", dropout=dropout, seed=seed, name="inca")
-        return velatura.train(
-            tiny, overlay, photos, PLAN.replace(seed=seed, **changes), out=tmp_path / out, on_step=on_step
-        )
+        plan = PLAN.replace(seed=seed, **changes)
+        return velatura.train(tiny, overlay, photos, plan, out=tmp_path / out, on_step=on_step, on_stage=on_stage)
 
     return run
 
@@ -74,6 +74,18 @@ def test_training_leaves_the_random_state_of_the_caller_alone(learn):
     torch.manual_seed(5)
     learn()
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(("changes", "total"), [({}, 6), ({"flip": True}, 9), ({"class_weight": 0.0}, 3)])
+def test_every_picture_is_prepared_once_and_counted_once(learn, photos, drawn, changes, total):
+    """Three pictures that repeat, their mirror images, which class pictures do not have, and three class pictures."""
+    shutil.rmtree(photos)
+    shutil.copytree(drawn, photos / "2_ball")
+    shutil.copytree(drawn, photos / "reg" / "2_ball")
+    stages = []
+    learn(steps=2, on_stage=stages.append, **changes)
+    told = [(stage.done, stage.total) for stage in stages if stage.name == "preparing pictures"]
+    assert told == [(done, total) for done in range(1, total + 1)]
 
 
 @torch.no_grad()

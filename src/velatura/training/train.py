@@ -24,7 +24,7 @@ from velatura.overlays.overlay import Overlay
 from velatura.sampling.recipe.recipe import Recipe
 from velatura.tiny import TINY_HASH
 from velatura.tiny_world import describe_limits_of_training, select_judged, words_of
-from velatura.training.data.cache import DatasetCache, encode_dataset, mirrored_examples, warn_of_pairs
+from velatura.training.data.cache import DatasetCache, encode_dataset, training_examples, warn_of_pairs
 from velatura.training.data.captions import caption_name
 from velatura.training.distributed import Processes
 from velatura.training.kinds.a1111_export import check_a1111_optimizer
@@ -321,10 +321,8 @@ def warn_of_limits(base: Base, overlay: Overlay, dataset: Dataset) -> None:
 
 def _picture_counter(dataset: Dataset, plan: Plan, on_stage: OnStage | None) -> Callable[[], None]:
     """Return what is called after every encoded picture, and reports the stage "preparing pictures"."""
-    examples = [*dataset.examples, *(dataset.regularisation if plan.class_weight else [])]
-    total, done = len({example.path for example in examples}), count(1)
-    if plan.flip:
-        total += len({example.path for example in mirrored_examples(dataset.examples)})
+    examples = [*training_examples(dataset, plan), *(dataset.regularisation if plan.class_weight else [])]
+    total, done = len({(example.path, example.is_mirrored) for example in examples}), count(1)
 
     def report() -> None:
         if on_stage:
