@@ -1,6 +1,7 @@
 """A recommendation is only made where the difference is beyond the spread over seeds."""
 
 import math
+import re
 
 import pytest
 
@@ -98,6 +99,12 @@ def test_the_best_kind_is_blamed_if_it_may_spoil_other_prompts():
     assert "may spoil" not in with_others_kept(study, lora=0.9, hypernet=0.1).recommendation()
     assert "others_kept" in str(with_others_kept(study, lora=0.9, hypernet=0.1))
     assert "others_kept" not in str(study)
+
+
+@pytest.mark.parametrize("scores", [{"lora": (9, 0.6, 0.6)}, {"lora": (9, 0.6), "hypernet": (5, 0.5)}])
+def test_a_single_kind_or_seed_is_warned_of_too(scores):
+    said = with_others_kept(results(**scores), lora=0.4, hypernet=1.0).recommendation()
+    assert re.search(r"\. Lora may spoil other prompts: 0.40( ± 0.00)? of other things are kept\.$", said)
 
 
 def test_a_single_kind_is_described():

@@ -146,32 +146,37 @@ class StudyResults(BaseModel):
 
     def recommendation(self) -> str:
         """Say which kind to take and by which figures, and warn if it may spoil other prompts."""
+        if self.spread(self.kinds[0], "score").mean < MIN_MEAN_SCORE:
+            return "No kind brings pictures nearer to the held-out ones: train for more steps, or give other pictures."
+        kind, sentence = self._choose()
+        return sentence + self._warning(kind)
+
+    def _choose(self) -> tuple[str, str]:
+        """Return the kind to take, and a sentence that says so and why."""
         tied = self.ties()
         best = tied[0]
-        if self.spread(best, "score").mean < MIN_MEAN_SCORE:
-            return "No kind brings pictures nearer to the held-out ones: train for more steps, or give other pictures."
         reason = f"{self.describe(best, 'score')} of 1 for likeness times the sixth root of prompt kept"
         strength = fmean(strength for trial in self.of_kind(best) if (strength := trial.figures["strength"]) > 0)
         if len(tied) == 1 and len(self.kinds) > 1:
             second = self.kinds[1]
-            return (
+            return best, (
                 f"Take {_article(best)} at strength {strength:.2g}: it reaches {reason}, the next one, {second}, "
-                f"{self.describe(second, 'score')}.{self._warning(best)}"
+                f"{self.describe(second, 'score')}."
             )
         if len(tied) == 1:
-            return f"{_article(best).capitalize()} reaches {reason}, at strength {strength:.2g}.{self._warning(best)}"
+            return best, f"{_article(best).capitalize()} reaches {reason}, at strength {strength:.2g}."
         if max(len(self.of_kind(kind)) for kind in tied) < 2:
-            return (
+            return best, (
                 f"{best.capitalize()} reaches the most, {reason}, but one seed does not tell whether that is chance: "
-                f"give --seeds 3.{self._warning(best)}"
+                "give --seeds 3."
             )
         careful = [kind for kind in tied if not self.may_spoil_others(kind)] or tied
         chosen = min(careful, key=lambda kind: self.spread(kind, "training_seconds").mean)
         why = "trains fastest" if careful == tied else "keeps other prompts"
-        return (
+        return chosen, (
             f"{', '.join(tied).capitalize()} do not differ by more than their spread over seeds "
             f"({self.describe(best, 'score')} and {self.describe(tied[-1], 'score')}): take {_article(chosen)}, "
-            f"which {why}.{self._warning(chosen)}"
+            f"which {why}."
         )
 
     def _warning(self, kind: str) -> str:
