@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tomllib
 from importlib.resources import files
 
@@ -50,6 +51,17 @@ def test_an_estimate_counts_mirror_images(client):
     plan = PLAN | {"steps": 8, "batch_size": 4, "flip": True}
     result = run_job(client, kind="estimate", overlay=LORA, dataset="neon", plan=plan)["result"]
     assert (result["pictures"], result["mirror_images"], result["times_seen"]) == (16, 16, 1.0)
+
+
+def test_an_estimate_counts_pictures_and_mirror_images_that_repeat_once(client, state):
+    # one picture that counts ten times: with its mirror image 20, and 5 steps of 4 show each of them once
+    folder = state.folders.datasets / "repeats"
+    (folder / "10_house").mkdir(parents=True)
+    Image.new("RGB", (64, 64), "red").save(folder / "10_house" / "a red house.png")
+    plan = PLAN | {"steps": 5, "batch_size": 4, "flip": True}
+    result = run_job(client, kind="estimate", overlay=LORA, dataset="repeats", plan=plan)["result"]
+    shutil.rmtree(folder)
+    assert (result["pictures"], result["mirror_images"], result["times_seen"]) == (1, 1, 1.0)
 
 
 def test_an_estimate_of_what_is_made_at_once_counts_pictures(client):
