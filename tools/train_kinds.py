@@ -27,6 +27,7 @@ import velatura
 from tools.learning.trial import judge_overlay
 from tools.tiny_base.judge import judge_mark, open_judge
 from velatura.cli.app import main as velatura_main
+from velatura.library.preferred_strength import SIDECAR_STRENGTH
 from velatura.sampling.image_grid import draw_grid
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -192,7 +193,7 @@ def judge(kind_run: KindRun, work: Path, strength: float = 1.0, count: int = 100
 
 def preferred_strength(kind_run: KindRun, work: Path) -> float:
     """Return the strength that the training wrote beside its overlay, as `velatura tune` does."""
-    return float(json.loads(kind_run.file(work).with_suffix(".json").read_text())["preferred weight"])
+    return float(json.loads(kind_run.file(work).with_suffix(".json").read_text())[SIDECAR_STRENGTH])
 
 
 def keep_shares(
