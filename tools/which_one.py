@@ -114,6 +114,7 @@ def run(work: Path, results: Path, minutes: float) -> None:
     base, judge, started = velatura.tiny(), open_judge(), time.monotonic()
     setups = cache(partial(open_setup, base, work))
     for trial in trials():
+        # Read again before each trial: another process may have done it meanwhile
         if trial in map(trial_of, read_records(results)):
             continue
         if time.monotonic() - started > 60 * minutes:
