@@ -1,7 +1,8 @@
 """python -m tools.which_one TASK: which kind of overlay serves 4, 12 and 24 pictures of a style and of a subject?
 
     run      train and judge what is missing, seed after seed; stop it at any time, and start it again
-    mix      paint with several of the overlays at once, and judge what each of them still shows
+    mix      paint with several of the overlays at once, and judge what each of them still shows; what is missing of
+             them is trained first
     table    print the tables, and write them into docs/which-one.md
 
 Every kind is trained with its preset, for at most STEPS steps, and judged as `velatura compare` does; a classifier
@@ -180,38 +181,48 @@ def run_one(setup: Any, judge: Any, trial: Trial) -> Record:
 
 def judge_mixes(work: Path) -> dict[str, list[Record]]:
     """Paint with several overlays at once, and return the shares of pictures that show what each has learned."""
+    import torch
+
     import velatura
     from tools.learning.trial import FIRST_PROMPT_SEED, look_at_prompts, prompts_of, style_shares, subject_shares
     from tools.tiny_base.data import unseen_scene
     from tools.tiny_base.judge import open_judge
 
+    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     base, judge = velatura.tiny(), open_judge()
+    setups = cache(partial(open_setup, base, work))
     scenes = [unseen_scene(FIRST_PROMPT_SEED + i) for i in range(MIX_PROMPTS)]
     robots = [replace(scene, subject="robot", colour="red", count=1, size=0.34) for scene in scenes]
-
-    def open_trained(kind: str, task: str) -> velatura.Overlay:
-        folder = work / "which-one" / f"{task}-{MIX_COUNT}" / "trials" / f"{kind}-{MIX_SEED}"
-        return velatura.open_overlay(folder / f"{task}.safetensors")
-
     styles: list[Record] = []
     for name, strengths in STYLE_MIXES.items():
         call = "neon, " if "embedding" in strengths else ""  # the word that the embedding has learned
         prompts = [call + text for text in prompts_of(scenes)]
-        overlays = [(open_trained(kind, "neon"), value) for kind, value in strengths.items()]
+        overlays = [(open_trained(setups("neon", MIX_COUNT), kind), value) for kind, value in strengths.items()]
         with attached(base, overlays):
             seen = look_at_prompts(base, judge, prompts)
         styles.append({"mix": name, **style_shares(seen, scenes, "neon")})
     tasks: list[Record] = []
     prompts = [text.replace("red robot", "robot") for text in prompts_of(robots)]
     for name, strengths in TASK_MIXES.items():
-        overlays = [(open_trained("hypernet", task), value) for task, value in strengths.items()]
+        overlays = [(open_trained(setups(task, MIX_COUNT), "hypernet"), value) for task, value in strengths.items()]
         with attached(base, overlays):
             seen = look_at_prompts(base, judge, prompts)
         shares = subject_shares(seen, robots)
         in_style = style_shares(seen, robots, "neon")["learned"]
         tasks.append({"mix": name, "robot": shares["learned"], "neon": in_style, "place": shares["place"]})
     return {"style-mixes": styles, "task-mixes": tasks}
+
+
+def open_trained(setup: Any, kind: str) -> Any:
+    """Open the overlay of a kind that is mixed, trained if it is missing: a clone has the records but no overlays."""
+    import velatura
+    from velatura.studies.trials import run_trial
+
+    file = setup.folder / "trials" / f"{kind}-{MIX_SEED}" / f"{setup.name}.safetensors"
+    if not file.exists():
+        run_trial(setup, kind, MIX_SEED, STEPS)
+    return velatura.open_overlay(file)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """The tool that measures which kind serves: what it draws, in which order, and its tables."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -45,6 +47,20 @@ def test_finished_trials_are_not_done_again(tmp_path, monkeypatch):
     tried.clear()
     which_one.run(tmp_path, results, minutes=60)
     assert tried == [Trial(*[*which_one.trials()][3])]
+
+
+def test_an_overlay_that_is_mixed_is_trained_if_it_is_missing(lora, tmp_path, monkeypatch):
+    trained = []
+
+    def run_trial(setup, kind, seed, steps):
+        trained.append((kind, seed, steps))
+        velatura.save(lora(name="neon"), setup.folder / "trials" / f"{kind}-{seed}" / f"{setup.name}.safetensors")
+
+    monkeypatch.setattr("velatura.studies.trials.run_trial", run_trial)
+    setup = SimpleNamespace(folder=tmp_path, name="neon")
+    for _ in range(2):
+        assert which_one.open_trained(setup, "lora").card.name == "neon"
+    assert trained == [("lora", 0, which_one.STEPS)]
 
 
 def test_tables_have_means_over_seeds_and_the_best_first(tmp_path):
