@@ -64,6 +64,18 @@ def test_an_estimate_counts_pictures_and_mirror_images_that_repeat_once(client, 
     assert (result["pictures"], result["mirror_images"], result["times_seen"]) == (1, 1, 1.0)
 
 
+def test_mirror_images_of_a_preset_are_left_out_of_estimate_and_training(client, state):
+    hypernet = {"kind": "hypernet", "layers": [1, 1]}
+    assert client.get("/api/plans/hypernet", params={"family": "tiny"}).json()["flip"]["value"] is True
+    counts = []
+    for plan in (PLAN, PLAN | {"flip": False}):
+        counts.append(run_job(client, kind="estimate", overlay=hypernet, dataset="neon", plan=plan)["result"])
+    assert [count["mirror_images"] for count in counts] == [16, 0]
+    job = run_job(client, kind="train", overlay=hypernet, dataset="neon", name="faces", plan=PLAN | {"flip": False})
+    plan = json.loads((state.folders.runs / job["result"]["run"] / "plan.json").read_text())
+    assert plan["flip"] is False
+
+
 def test_an_estimate_of_what_is_made_at_once_counts_pictures(client):
     result = run_job(client, kind="estimate", overlay={"kind": "aesthetic"}, dataset="neon")["result"]
     assert result == {"base": "tiny", "pictures": 16, "class_pictures": 0, "captions_from_names": 0, "names": []}

@@ -85,6 +85,26 @@ def test_what_is_refused_stands_beside_its_field(open_page):
     assert field.locator("input").get_attribute("aria-invalid") == "true"
 
 
+def test_mirror_images_show_the_preset_and_are_left_out(open_page):
+    page = open_page("#train")
+    page.get_by_label("Set of pictures", exact=True).select_option("neon")
+    page.get_by_label("Kind", exact=True).select_option("hypernet")
+    choice = page.get_by_label("Mirror images")
+    choice.get_by_text("preset: yes").wait_for(state="attached")
+    page.get_by_text("16 pictures and 16 mirror images").wait_for()  # of the bundled set
+    choice.focus()
+    page.locator(".hint", has_text="Leave it off for faces, writing").wait_for()
+    with page.expect_request(lambda request: request.method == "POST" and request.url.endswith("/api/jobs")) as sent:
+        choice.select_option("no")
+    assert sent.value.post_data_json["plan"]["flip"] is False
+    page.get_by_text("16 pictures, each seen").wait_for()
+    page.get_by_label("Kind", exact=True).select_option("lora")
+    choice.get_by_text("preset: no").wait_for(state="attached")
+    assert choice.input_value() == "no"  # what was chosen stays
+    page.get_by_label("Kind", exact=True).select_option("aesthetic")
+    choice.wait_for(state="hidden")
+
+
 @pytest.mark.slow
 def test_a_training_is_stopped_and_resumed(open_page, client):
     plan = {"steps": MAX_STEPS, "batch_size": 1, "validation_pictures": 0, "end_sheet": False}

@@ -23,13 +23,13 @@ export function trainingForm() {
     "form.train-form",
     { noValidate: true, onsubmit: begin },
     h("h2", {}, "What to train"),
-    h("div.fields", {}, fields.kind, fields.purpose, fields.name, fields.base),
+    h("div.fields", {}, fields.kind, fields.purpose, fields.name, fields.base, fields.flip),
     kindText,
     h(
       "details",
       {},
       h("summary", {}, "Steps, learning rate, previews"),
-      h("div.fields", {}, Object.values(OVERLAY_FIELDS).flat().map((name) => fields[name]), PLAN_FIELDS.map((name) => fields[name])),
+      h("div.fields", {}, Object.values(OVERLAY_FIELDS).flat().map((name) => fields[name]), PLAN_FIELDS.filter((name) => name !== "flip").map((name) => fields[name])),
     ),
     h("div.row", {}, start, look),
     problem,
@@ -113,6 +113,10 @@ export function trainingForm() {
 
   /** @param {string} name @param {{value: any, description: string}} field */
   function showPreset(name, { value, description }) {
+    if (name === "flip") {
+      /** @type {any} */ (fields.flip).setChoices(flipChoices(value ? "preset: yes" : "preset: no"));
+      return;
+    }
     if (name === "preview_every") value = "six times"; // the preset has none: they cost time that a page spares nobody
     if (name === "pixels") value ??= "the base's size";
     if (name === "preview_prompt") value ??= "the first caption";
@@ -152,6 +156,11 @@ export function trainingForm() {
   return form;
 }
 
+/** @param {string} preset What the preset says, in words. @returns {[string, string][]} */
+function flipChoices(preset) {
+  return [["", preset], ["yes", "yes"], ["no", "no"]];
+}
+
 function isDeviceBusy() {
   return [...live.values()].some((job) => LONG_JOBS.includes(job.kind));
 }
@@ -164,6 +173,7 @@ function buildFields() {
     purpose: choiceField(settings, "purpose", { label: "Preset for", choices: [["style", "a style"], ["subject", "a subject"]], why: "Which values the empty fields have: those that serve a style, or one thing or person." }),
     name: textField(settings, "name", { label: "Name", why: "What prompts call it by, and the name of its file. Empty: that of the pictures." }),
     base: choiceField(settings, "base", { label: "Base", choices: [["", "the server's"]], why: "The model that it is trained on, and for. It stays as it is." }),
+    flip: choiceField(settings, "flip", { label: "Mirror images", choices: flipChoices("preset"), why: "Yes: the mirror image of every picture is learned too, unless its caption says left or right. Leave it off for faces, writing and other things that are not symmetric." }),
     rank: numberField(settings, "rank", { label: "Rank", ...count, max: 4096, placeholder: "16", why: "How much it can hold (network dim). Empty: 16, enough for a style; files grow with it." }),
     vectors: numberField(settings, "vectors", { label: "Vectors", unit: "tokens", ...count, max: 75, placeholder: "4", why: "How many tokens the word stands for. Empty: 4; more hold more and leave less room in a prompt." }),
     initial: textField(settings, "initial", { label: "Begins as", placeholder: "*", why: "A word near to what is to be learned (Initialization text). Empty: *, no word in particular." }),

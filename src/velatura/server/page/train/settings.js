@@ -12,7 +12,7 @@ export const KINDS = {
   aesthetic: { title: "Aesthetic gradient", text: "The mean of what CLIP sees in the pictures. Made in seconds, without steps." },
 };
 /** Fields of the plan that the tab shows; the server's preset has their values and what they mean. */
-export const PLAN_FIELDS = ["steps", "learning_rate", "batch_size", "pixels", "preview_prompt", "preview_every", "validation_pictures", "seed"];
+export const PLAN_FIELDS = ["flip", "steps", "learning_rate", "batch_size", "pixels", "preview_prompt", "preview_every", "validation_pictures", "seed"];
 /** Options of overlays, by the kinds that have them. @type {Record<string, string[]>} */
 export const OVERLAY_FIELDS = { lora: ["rank"], embedding: ["vectors", "initial"], hypernet: ["layers", "activation"], dreambooth: ["class_prompt"] };
 const PREVIEWS = 6; // rows of pictures that a training paints if nothing else is asked for
@@ -32,6 +32,7 @@ export const settings = new Store("train", {
   layers: "",
   activation: "",
   class_prompt: "",
+  flip: null,
   steps: null,
   learning_rate: "",
   batch_size: null,
@@ -94,7 +95,7 @@ export function toRequest(kind) {
   /** @type {Record<string, any>} */
   const plan = {};
   if (values.kind !== "aesthetic") {
-    for (const name of PLAN_FIELDS) if (values[name] !== null && values[name] !== "") plan[name] = values[name];
+    for (const name of PLAN_FIELDS) if (values[name] !== null && values[name] !== "") plan[name] = name === "flip" ? values.flip === "yes" : values[name];
     const steps = values.steps ?? known.preset.steps?.value ?? 0;
     plan.preview_every ??= Math.max(1, Math.round(steps / PREVIEWS));
     if (plan.preview_every === 0) delete plan.preview_prompt;
