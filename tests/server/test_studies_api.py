@@ -23,6 +23,8 @@ def fake_trial(setup, kind, seed, steps, on_stage=None):
     file.parent.mkdir(parents=True, exist_ok=True)
     velatura.save(velatura.Lora.for_base(setup.base, rank=1, name=setup.name), file)
     figures = {"score": 0.4 + seed / 10, "likeness": 0.5, "kept": 0.8, "strength": 1.0, "training_seconds": 1.0}
+    if setup.other is not None:
+        figures |= {"together": setup.other.strength / 2, "other_left": 0.9}
     return Trial(
         kind=kind,
         seed=seed,
@@ -71,6 +73,39 @@ def test_a_study_is_made_listed_and_reported(client, state, quick):
     assert found["kinds"][0]["score"] == "0.45 ± 0.07"  # mean and sample deviation of 0.4 and 0.5, by hand
     assert found["recommendation"]
     assert "which" in {study["study"] for study in client.get("/api/studies").json()}
+
+
+def test_a_study_measures_kinds_beside_another_overlay_of_the_library(client, quick):
+    request = {"kind": "compare", "dataset": "neon", "study": "beside", "kinds": ["lora"], "seeds": 1, "steps": 1}
+    other = {"name": "ink", "strength": 0.6}
+    job = wait_for(client, submit(client, **request, together=other)["id"])
+    assert (job["state"], job["request"]["together"]) == ("done", other), job["error"]
+    [row] = client.get("/api/studies/beside").json()["kinds"]
+    assert (row["together"], row["other_left"]) == ("0.30", "0.90")  # as `fake_trial` has them
+    job = wait_for(client, submit(client, **request)["id"])
+    assert (job["state"], job["error"]["code"]) == ("failed", "already_exists")  # its figures would not be comparable
+    assert "--together (ink.safetensors" in job["error"]["message"]
+
+
+@pytest.fixture
+def foreign(models, xl):
+    """The name of a LoRA of the library for another family of bases."""
+    path = models / "foreign.safetensors"
+    velatura.save(velatura.Lora.for_base(xl, rank=1), path)
+    yield "foreign"
+    path.unlink()
+
+
+def test_another_overlay_that_cannot_be_used_ends_a_study_before_it_trains(client, state, quick, models, foreign):
+    request = {"kind": "compare", "dataset": "neon", "study": "never", "kinds": ["lora"], "seeds": 1, "steps": 1}
+    names = {"nobody": "unknown_name", "/etc/passwd": "unknown_name", foreign: "wrong_base"}
+    for name, code in names.items():
+        job = wait_for(client, submit(client, **request, together={"name": name})["id"])
+        assert (job["state"], job["error"]["code"]) == ("failed", code)
+        assert len(job["error"]["message"].splitlines()) == 1
+        assert str(models) not in job["error"]["message"]
+    assert quick == []
+    assert not (state.folders.studies / "never").exists()
 
 
 def test_a_trial_that_is_stored_resets_the_starts(client, quick, monkeypatch):
@@ -162,6 +197,9 @@ def test_the_strength_of_an_overlay_is_found_and_written_beside_it(client, model
         ({"kind": "compare", "dataset": "neon", "steps": 2, "minutes": 3}, 422, "steps"),
         ({"kind": "compare", "dataset": "neon", "kinds": ["knitting"]}, 422, "kinds.0"),
         ({"kind": "compare", "dataset": "neon", "minutes": 0}, 422, "minutes"),
+        ({"kind": "compare", "dataset": "neon", "together": {"name": "ink", "strength": 0}}, 422, "together.strength"),
+        ({"kind": "compare", "dataset": "neon", "together": {"name": "ink", "text": 1}}, 422, "together.text"),
+        ({"kind": "compare", "dataset": "neon", "together": "ink"}, 422, "together"),
         ({"kind": "tune", "overlay": "ink", "dataset": "../.."}, 404, None),
         ({"kind": "tune", "overlay": "ink", "prompts": ["a house"]}, 422, "prompts"),
     ],

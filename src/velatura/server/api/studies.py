@@ -27,7 +27,8 @@ REPORT_HEADERS = {
 class StudyInfo(BaseModel):
     """A study: what it has found so far.
 
-    `kinds` has the scores of each kind in words, with their spread over seeds, the best kind first.
+    `kinds` has the scores of each kind in words, with their spread over seeds, the best kind first; one that was not
+    measured is empty.
     """
 
     study: str

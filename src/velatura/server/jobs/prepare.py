@@ -186,10 +186,13 @@ def make_plan(request: TrainingFields, family: str, folders: Folders) -> Plan:
 
 
 def prepare_compare(request: CompareRequest, preparation: PreparationContext) -> CompareRequest:
-    """Refuse a dataset that does not exist; name the study, so that an interrupted job finds it again."""
+    """Refuse a missing dataset, and strength 0; name the study, so that an interrupted job finds it again."""
     preparation.folders.dataset(request.dataset)
     if request.steps is not None and request.minutes is not None:
         raise ApiError(422, "bad_plan", "steps and minutes both give the budget: give one of them", "steps")
+    if request.together is not None and not request.together.strength:
+        message = f"{request.together.name} has strength 0, where it does nothing: give another strength"
+        raise ApiError(422, "bad_strength", message, "together.strength")
     return request.model_copy(update={"study": check_name(request.study or request.dataset, "study")})
 
 

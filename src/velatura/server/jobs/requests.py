@@ -11,9 +11,19 @@ from velatura.sampling.recipe.recipe import Recipe
 
 PictureEnding = Literal["png", "jpg", "webp"]
 Name = Annotated[str, Field(min_length=1, max_length=300)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 ImageText = Annotated[
     str, Field(min_length=1, description="an image as base64, as a data URL, or by its reference input:...")
 ]
+
+
+class NamedOverlay(BaseModel):
+    """An overlay of the library, and how strongly it acts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    strength: Number = 1.0
 
 
 class JobRequest(BaseModel):

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
-from velatura.server.jobs.requests import JobRequest, Name
+from velatura.server.jobs.requests import JobRequest, Name, NamedOverlay, Number
 
 FileDtype = Literal["float32", "float16", "bfloat16"]
-Number = Annotated[float, Field(allow_inf_nan=False)]
 NewName = Annotated[str, Field(min_length=1, max_length=100, description="name of the new file, without its ending")]
 
 
-class OverlayWithStrength(BaseModel):
-    """An overlay of the library, and how strongly it acts."""
+class OverlayWithStrength(NamedOverlay):
+    """An overlay of the library, and how strongly it acts in the UNet and in the text encoders."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Name
-    strength: Number = 1.0
     text: Number | None = Field(default=None, description="strength in the text encoders, where it differs")
 
 

@@ -36,6 +36,8 @@ def run_compare(context: JobContext) -> None:
         context.check()
         context.step(stage.done, stage.total, f"{trial}: {stage.name}")
 
+    other = request.together
+    other_path = None if other is None else context.resources.models.library.path(other.name)
     base = context.resources.models.base(request.base)
     study(
         base,
@@ -46,6 +48,8 @@ def run_compare(context: JobContext) -> None:
         steps=request.steps,
         minutes=DEFAULT_MINUTES if request.minutes is None else request.minutes,
         purpose=request.purpose,
+        together=other_path,
+        together_strength=1.0 if other is None else other.strength,
         on_trial=on_trial,
         on_stage=on_stage,
     )

@@ -11,6 +11,7 @@ from velatura.server.errors import hide_paths
 from velatura.studies.results import REPORT_NAME, STUDY_RESULTS_NAME, read_results
 
 COMMAND = re.compile(r"(<pre>)(.*?)(</pre>)", re.DOTALL)
+SHOWN_FIGURES = ("score", "likeness", "kept", "together", "other_left", "strength")
 LINK = re.compile(r'<a href="[^"]*">(.*?)</a>', re.DOTALL)
 # The report has its own styles and pictures inside it, and nothing else: no script, no request
 REPORT_POLICY = "; ".join(
@@ -38,7 +39,7 @@ def describe_study(path: Path) -> dict[str, object]:
     kinds = [
         {
             "kind": kind,
-            **{name: results.describe(kind, name) for name in ("score", "likeness", "kept", "strength")},
+            **{name: results.describe(kind, name) for name in SHOWN_FIGURES},
             "trials": len(results.of_kind(kind)),
         }
         for kind in results.kinds
