@@ -72,6 +72,7 @@ def test_a_study_is_made_listed_and_reported(client, state, quick):
     assert (found["trials"], {row["kind"] for row in found["kinds"]}) == (4, {"lora", "hypernet"})
     assert found["kinds"][0]["score"] == "0.45 ± 0.07"  # mean and sample deviation of 0.4 and 0.5, by hand
     assert found["recommendation"]
+    assert found["together"] is None
     assert "which" in {study["study"] for study in client.get("/api/studies").json()}
 
 
@@ -80,7 +81,9 @@ def test_a_study_measures_kinds_beside_another_overlay_of_the_library(client, qu
     other = {"name": "ink", "strength": 0.6}
     job = wait_for(client, submit(client, **request, together=other)["id"])
     assert (job["state"], job["request"]["together"]) == ("done", other), job["error"]
-    [row] = client.get("/api/studies/beside").json()["kinds"]
+    study = client.get("/api/studies/beside").json()
+    [row] = study["kinds"]
+    assert study["together"] == "ink.safetensors at 0.6"
     assert (row["together"], row["other_left"]) == ("0.30", "0.90")  # as `fake_trial` has them
     job = wait_for(client, submit(client, **request)["id"])
     assert (job["state"], job["error"]["code"]) == ("failed", "already_exists")  # its figures would not be comparable

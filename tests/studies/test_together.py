@@ -123,10 +123,14 @@ def test_a_study_measures_every_kind_with_the_other_overlay_too(tiny, photos, tm
     table = capsys.readouterr().out
     results = study.read_results(out / "study.json")
     [trial] = results.trials
+    assert results.together == "ink.safetensors at 0.6"
     assert {"together", "other_left"} <= trial.figures.keys()
     assert trial.figures["other_left"] > 0.5  # a mean of embeddings hardly changes what the other one does
     assert all(name in table for name in ("together", "other_left"))
-    assert "<th>other left<small>share of the other overlay" in (out / "index.html").read_text("utf-8")
+    page = (out / "index.html").read_text("utf-8")
+    assert "<th>together<small>score where the other overlay" in page
+    assert "<th>other left<small>share of the other overlay" in page
+    assert "with ink.safetensors at 0.6 attached too" in page
     options = {"kinds": ["aesthetic"], "seeds": 1, "steps": 2, "out": out}
     with pytest.raises(AlreadyExists, match=r"another --together \(ink.safetensors [0-9a-f]{10} at 0.6, not none\)"):
         velatura.study(tiny, photos, **options)

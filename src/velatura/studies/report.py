@@ -39,6 +39,7 @@ class StudyReport:
 
     def page(self, results: StudyResults) -> str:
         """Return the page as one HTML text that needs no other file."""
+        other = f" Together and other left: with {results.together} attached too." if results.together else ""
         return fill_page(
             "velatura.studies",
             "study.html",
@@ -46,7 +47,7 @@ class StudyReport:
             recommendation=escape(results.recommendation()),
             facts=escape(
                 f"{results.training_pictures} pictures to train on and {results.held_out_pictures} held out, on "
-                f"{results.base}; {results.budget}. ± is the standard deviation over seeds."
+                f"{results.base}; {results.budget}. ± is the standard deviation over seeds.{other}"
             ),
             head="".join(f"<th>{escape(kind)}</th>" for kind in results.kinds),
             rows="\n".join(_rows(results)),

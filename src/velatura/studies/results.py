@@ -98,6 +98,7 @@ class StudyResults(BaseModel):
         budget: The budget in words.
         training_pictures, held_out_pictures: Their numbers.
         trials: The trials, kind after kind.
+        together: The file and the strength of another overlay that was attached too, as "ink.pt at 0.6"; None for none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -108,6 +109,7 @@ class StudyResults(BaseModel):
     training_pictures: int
     held_out_pictures: int
     trials: tuple[Trial, ...]
+    together: str | None = None
 
     @property
     def kinds(self) -> list[str]:

@@ -167,8 +167,8 @@ def _run_study(
         with atomic_write(_trial_file(setup, job)) as temp_path:
             temp_path.write_text(trial.model_dump_json(indent=2) + "\n", "utf-8")
         trials.append(trial)
-        _write(setup.folder, report, _results(setup, options, pictures, trials))
-    results = _results(setup, options, pictures, trials)
+        _write(setup.folder, report, _results(setup, options, pictures, trials, jobs[0].other))
+    results = _results(setup, options, pictures, trials, jobs[0].other)
     _write(setup.folder, report, results)
     return results
 
@@ -347,7 +347,9 @@ def _trial_file(setup: TrialSetup, job: StudyJob) -> Path:
     return setup.folder / "trials" / f"{job.kind}-{job.seed}.json"
 
 
-def _results(setup: TrialSetup, options: StudyOptions, pictures: Path, trials: Sequence[Trial]) -> StudyResults:
+def _results(
+    setup: TrialSetup, options: StudyOptions, pictures: Path, trials: Sequence[Trial], other: OtherFile | None
+) -> StudyResults:
     order = {kind: number for number, kind in enumerate(options.kinds)}
     return StudyResults(
         pictures=str(pictures),
@@ -356,6 +358,7 @@ def _results(setup: TrialSetup, options: StudyOptions, pictures: Path, trials: S
         training_pictures=len(list(setup.data.glob("*.txt"))),
         held_out_pictures=len(setup.held_out),
         trials=tuple(sorted(trials, key=lambda trial: (order[trial.kind], trial.seed))),
+        together=other and f"{other.path.name} at {other.strength:g}",
     )
 
 

@@ -28,13 +28,14 @@ class StudyInfo(BaseModel):
     """A study: what it has found so far.
 
     `kinds` has the scores of each kind in words, with their spread over seeds, the best kind first; one that was not
-    measured is empty.
+    measured is empty. `together` is another overlay that was attached too, with its strength.
     """
 
     study: str
     trials: int
     base: str | None
     budget: str | None
+    together: str | None
     recommendation: str | None
     kinds: list[dict[str, Any]]
     has_report: bool
