@@ -33,6 +33,58 @@ def test_a_study_is_started_watched_and_read(open_page, quick_budget):
     assert sorted(quick_budget) == [("hypernet", 0), ("hypernet", 1), ("lora", 0), ("lora", 1)]
 
 
+def test_a_study_measures_kinds_beside_another_overlay(open_page, quick_budget):
+    page = open_page("#compare")
+    page.get_by_label("Set of pictures", exact=True).select_option("neon")
+    for kind in ("Embedding", "Hypernetwork", "DreamBooth", "Aesthetic gradient"):
+        page.get_by_label(kind).uncheck()
+    page.get_by_label("Trainings of each kind").fill("1")
+    page.get_by_label("Name").fill("beside-ink")
+    strength = page.get_by_label("Strength of the other")
+    strength.wait_for(state="hidden")
+    other = page.get_by_label("Beside another overlay")
+    other.locator("option", has_text="ink, LoRA").wait_for(state="attached")
+    other.select_option("ink")
+    strength.fill("0")
+    page.get_by_role("button", name="Start the study").click()
+    page.locator('[data-field="together_strength"] .error', has_text="strength 0").wait_for()
+    strength.fill("0.6")
+    page.get_by_role("button", name="Start the study").click()
+    table = page.locator(".compare-table")
+    table.get_by_text("with ink.safetensors at 0.6 attached too").wait_for()
+    assert {"Score with both", "Left of the other"} <= set(table.locator("thead th").all_inner_texts())
+    assert {"0.30", "0.90"} <= set(table.locator("tbody td").all_inner_texts())  # as the quick trial has them
+
+
+def test_overlays_of_one_name_are_told_apart_and_others_left_out(open_page):
+    lora = {"trigger_words": [], "strength": 0.7, "has_preview": False, "error": None, "summary": "", "family": "tiny"}
+    rows = [
+        ("glow", "lora", "glow/glow.safetensors", {}),
+        ("glow", "hypernet", "glow-2/glow.safetensors", {}),
+        ("veil", "lora", "veil.safetensors", {}),
+        ("large", "lora", "large.safetensors", {"family": "SDXL"}),
+        ("tiny", "checkpoint", "tiny.safetensors", {}),
+        ("torn", "lora", "torn.safetensors", {"error": "it is cut"}),
+    ]
+    files = [
+        lora | {"id": place, "name": name, "kind": kind, "place": place} | more for name, kind, place, more in rows
+    ]
+    page = open_page("#info")
+    page.locator("#panel-info .drop").wait_for()
+    page.route("**/api/library?*", lambda route: route.fulfill(json={"files": files, "total": len(files)}))
+    page.evaluate("location.hash = '#compare'")
+    other = page.get_by_label("Beside another overlay")
+    other.locator("option", has_text="veil").wait_for(state="attached")
+    assert other.locator("option").all_inner_texts() == [
+        "none",
+        "glow/glow.safetensors, LoRA",
+        "glow-2/glow.safetensors, Hypernetwork",
+        "veil, LoRA",
+    ]
+    other.select_option("veil")
+    assert page.get_by_label("Strength of the other").get_attribute("placeholder") == "0.7"  # as its notes say
+
+
 def test_a_study_without_pictures_is_refused_beside_the_field(open_page):
     page = open_page("#compare")
     page.get_by_role("button", name="Start the study").click()

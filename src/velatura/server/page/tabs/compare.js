@@ -5,11 +5,13 @@ import { go, say } from "../app.js";
 import { fill, h } from "../dom.js";
 import { checkField, checkNumbers, choiceField, clearErrors, hintLine, numberField, showError, textField } from "../fields.js";
 import { cancel, follow, hasEnded, live, submit, watch } from "../jobs.js";
+import { OVERLAY_KINDS, library, load as loadLibrary, misfit, subscribe } from "../library.js";
 import { Store } from "../store.js";
 
 const KINDS = { embedding: "Embedding", hypernet: "Hypernetwork", lora: "LoRA", dreambooth: "DreamBooth", aesthetic: "Aesthetic gradient" };
 const DEFAULT_MINUTES = 12;
-const FIGURES = { score: "Score", likeness: "Likeness", kept: "Prompt kept", strength: "Best strength" };
+const FIGURES = { score: "Score", likeness: "Likeness", kept: "Prompt kept", together: "Score with both", other_left: "Left of the other", strength: "Best strength" };
+const TOGETHER_FIGURES = ["together", "other_left"]; // of a study with another overlay
 
 const settings = new Store("compare", {
   dataset: null,
@@ -18,6 +20,8 @@ const settings = new Store("compare", {
   purpose: "style",
   seeds: 3,
   minutes: null,
+  together: null,
+  together_strength: null,
   ...Object.fromEntries(Object.keys(KINDS).map((kind) => [kind, true])),
 });
 
@@ -25,6 +29,8 @@ const settings = new Store("compare", {
 export function mount(root) {
   const dataset = choiceField(settings, "dataset", { label: "Set of pictures", choices: [["", "choose a set"]], why: "A set of four pictures or more. One in four is never trained on: likeness is measured against those." });
   const base = choiceField(settings, "base", { label: "Base", choices: [["", "the server's"]], why: "The model that all of them are trained on." });
+  const together = choiceField(settings, "together", { label: "Beside another overlay", choices: [["", "none"]], why: "One that you often use, of those that fit the base: each kind is measured once more with it attached too. It shows what is left of both." });
+  const strength = numberField(settings, "together_strength", { label: "Strength of the other", min: -10, max: 10, step: 0.05, why: "How strongly the other overlay acts. Empty: as its notes say, else 1." });
   const problem = h("p.error.form-error", { role: "alert", hidden: true });
   const start = h("button.primary", { type: "submit" }, "Start the study");
   const form = h(
@@ -40,6 +46,8 @@ export function mount(root) {
       textField(settings, "study", { label: "Name", placeholder: "automatic", why: "A study that was stopped goes on under its name. Empty: the name of the pictures." }),
       numberField(settings, "minutes", { label: "Time", unit: "minutes", min: 1, max: 10080, step: 1, placeholder: String(DEFAULT_MINUTES), why: `Of the whole study, shared evenly. Empty: ${DEFAULT_MINUTES}, enough on the tiny base; give hours on others.` }),
       numberField(settings, "seeds", { label: "Trainings of each kind", min: 1, max: 100, step: 1, why: "3: so that the spread between equal trainings is known. With 1 nothing tells chance from a difference." }),
+      together,
+      strength,
     ),
     h("fieldset.compare-kinds", {}, h("legend", {}, "Kinds"), Object.entries(KINDS).map(([kind, label]) => checkField(settings, kind, { label }))),
     h("div.row", {}, start),
@@ -70,7 +78,7 @@ export function mount(root) {
       go("compare", { study: job.request.study });
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
-      showError(form, error);
+      showError(form, error.field === "together.strength" ? { message: error.message, field: "together_strength" } : error);
     } finally {
       start.disabled = false;
     }
@@ -91,13 +99,28 @@ export function mount(root) {
     return h("li", {}, link, h("span.quiet", {}, study.trials ? `${study.trials} trials on ${study.base}` : "no trial yet"));
   }
 
+  function showOverlays() {
+    const choices = [...overlaysFor(settings.get("base"))].map(([name, file]) => [name, `${name}, ${OVERLAY_KINDS[/** @type {"lora"} */ (file.kind)]}`]);
+    together.setChoices([["", "none"], .../** @type {[string, string][]} */ (choices)]);
+    showStrength();
+  }
+
+  function showStrength() {
+    strength.hidden = !settings.get("together");
+    /** @type {HTMLInputElement} */ (strength.querySelector("input")).placeholder = String(usualStrength());
+  }
+
   follow((job) => job.kind === "compare" && hasEnded(job) && !root.hidden && load());
+  subscribe(() => !root.hidden && showOverlays());
+  settings.subscribe((names) => (names.includes("base") ? showOverlays() : names.includes("together") && showStrength()));
+  if (!library.files.length) loadLibrary();
   return {
     /** @param {URLSearchParams} parameters */
     show(parameters) {
       shown = parameters.get("study") ?? "";
       empty.hidden = Boolean(shown);
       load();
+      showOverlays();
       view.open(shown);
     },
   };
@@ -108,7 +131,29 @@ function toRequest() {
   /** @type {Record<string, any>} */
   const request = { kind: "compare", dataset: values.dataset, kinds: Object.keys(KINDS).filter((kind) => values[kind]), purpose: values.purpose };
   for (const name of ["base", "study", "minutes", "seeds"]) if (values[name]) request[name] = values[name];
+  if (values.together) request.together = { name: values.together, strength: values.together_strength ?? usualStrength() };
   return request;
+}
+
+/**
+ * Return the overlays of the library that fit a base, by what a request calls them: their name, or where that is not theirs
+ * alone, their place in the library.
+ *
+ * @param {string | null} base None: the server's own.
+ * @returns {Map<string, import("../library.js").LibraryFile>}
+ */
+function overlaysFor(base) {
+  const files = library.files.filter((file) => file.kind in OVERLAY_KINDS && !file.error);
+  /** @type {Map<string, number>} */
+  const counts = new Map();
+  for (const { name } of files) counts.set(name.toLowerCase(), (counts.get(name.toLowerCase()) ?? 0) + 1);
+  const fitting = files.filter((file) => !misfit(file, base));
+  return new Map(fitting.map((file) => [counts.get(file.name.toLowerCase()) === 1 ? file.name : file.place, file]));
+}
+
+/** @returns {number} The strength that the notes of the other overlay give, or 1. */
+function usualStrength() {
+  return overlaysFor(settings.get("base")).get(settings.get("together"))?.strength ?? 1;
 }
 
 /** What a study has found, while it goes on and when it is done. */
@@ -166,7 +211,7 @@ function studyView() {
     if (!study) return;
     result.hidden = !study.recommendation;
     result.textContent = study.recommendation ?? "";
-    fill(table, study.kinds.length > 0 && scores(study.kinds));
+    fill(table, ...(study.kinds.length ? scores(study) : []));
     const version = `${study.trials}`;
     if (!study.has_report || reported === version) return;
     reported = version;
@@ -218,11 +263,14 @@ function studyView() {
   return { element, open };
 }
 
-/** @param {any[]} kinds */
-function scores(kinds) {
-  const head = h("tr", {}, h("th", { scope: "col" }, "Kind"), Object.values(FIGURES).map((label) => h("th", { scope: "col" }, label)), h("th", { scope: "col" }, "Trainings"));
-  const rows = kinds.map((row) => h("tr", {}, h("th", { scope: "row" }, KINDS[/** @type {"lora"} */ (row.kind)] ?? row.kind), Object.keys(FIGURES).map((name) => h("td", {}, row[name] || "–")), h("td", {}, row.trials)));
-  return h("table", {}, h("caption.unseen", {}, "Scores of the kinds so far, of 1; ± is the spread between equal trainings"), h("thead", {}, head), h("tbody", {}, rows));
+/** @param {{kinds: any[], together: string | null}} study `together` is another overlay with its strength. */
+function scores({ kinds, together }) {
+  const figures = /** @type {(keyof typeof FIGURES)[]} */ (Object.keys(FIGURES)).filter((name) => together || !TOGETHER_FIGURES.includes(name));
+  const head = h("tr", {}, h("th", { scope: "col" }, "Kind"), figures.map((name) => h("th", { scope: "col" }, FIGURES[name])), h("th", { scope: "col" }, "Trainings"));
+  const rows = kinds.map((row) => h("tr", {}, h("th", { scope: "row" }, KINDS[/** @type {"lora"} */ (row.kind)] ?? row.kind), figures.map((name) => h("td", {}, row[name] || "–")), h("td", {}, row.trials)));
+  const caption = h("caption.unseen", {}, "Scores of the kinds so far, of 1; ± is the spread between equal trainings");
+  const note = together && h("p.quiet", {}, `Score with both: with ${together} attached too. Left of the other: how much of what that one changes alone remains, 1 all of it, 0 nothing.`);
+  return [h("table", {}, caption, h("thead", {}, head), h("tbody", {}, rows)), note];
 }
 
 /** @param {string} text */
