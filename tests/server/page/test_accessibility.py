@@ -115,10 +115,12 @@ def test_a_training_and_a_study_that_are_done_have_no_violation(open_page, check
         "verdict": ["validation loss 0.5 before, 0.4 after"],
     }
     scores = {"score": "0.8 ± 0.1", "likeness": "0.7", "kept": "0.9", "strength": "1", "trials": 3}
+    scores |= {"together": "0.6 ± 0.1", "other_left": "0.9"}
     study = {
         "study": "seen",
         "trials": 3,
         "base": "tiny",
+        "together": "ink.safetensors at 0.6",
         "recommendation": "Train a LoRA.",
         "kinds": [{"kind": "lora", **scores}],
         "has_report": False,
@@ -135,6 +137,8 @@ def test_a_training_and_a_study_that_are_done_have_no_violation(open_page, check
     assert check(page) == []
     page.evaluate("location.hash = '#compare?study=seen'")
     page.get_by_text("Train a LoRA.").wait_for()
+    assert check(page) == []
+    page.set_viewport_size({"width": 360, "height": 700})
     assert check(page) == []
 
 

@@ -51,9 +51,12 @@ def test_a_study_measures_kinds_beside_another_overlay(open_page, quick_budget):
     strength.fill("0.6")
     page.get_by_role("button", name="Start the study").click()
     table = page.locator(".compare-table")
-    table.get_by_text("with ink.safetensors at 0.6 attached too").wait_for()
+    page.locator(".compare-study").get_by_text("with ink.safetensors at 0.6 attached too").wait_for()
     assert {"Score with both", "Left of the other"} <= set(table.locator("thead th").all_inner_texts())
     assert {"0.30", "0.90"} <= set(table.locator("tbody td").all_inner_texts())  # as the quick trial has them
+    page.set_viewport_size({"width": 360, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert table.evaluate("box => box.scrollWidth > box.clientWidth")  # its words stay whole, and it scrolls
 
 
 def test_overlays_of_one_name_are_told_apart_and_others_left_out(open_page):

@@ -166,7 +166,7 @@ function studyView() {
   const resume = h("button.primary", { type: "button", hidden: true, onclick: goOn }, "Go on");
   const error = h("p.error", { role: "alert", hidden: true });
   const result = h("p.recommendation", { hidden: true });
-  const table = h("div.compare-table");
+  const table = h("div");
   const frame = h("div.report-frame");
   const element = h("section.compare-study", { hidden: true }, title, h("div.row", {}, stop, resume), bar, line, error, result, table, frame);
   let name = "";
@@ -270,7 +270,8 @@ function scores({ kinds, together }) {
   const rows = kinds.map((row) => h("tr", {}, h("th", { scope: "row" }, KINDS[/** @type {"lora"} */ (row.kind)] ?? row.kind), figures.map((name) => h("td", {}, row[name] || "–")), h("td", {}, row.trials)));
   const caption = h("caption.unseen", {}, "Scores of the kinds so far, of 1; ± is the spread between equal trainings");
   const note = together && h("p.quiet", {}, `Score with both: with ${together} attached too. Left of the other: how much of what that one changes alone remains, 1 all of it, 0 nothing.`);
-  return [h("table", {}, caption, h("thead", {}, head), h("tbody", {}, rows)), note];
+  const table = h("table", {}, caption, h("thead", {}, head), h("tbody", {}, rows));
+  return [h("div.compare-table", { role: "region", tabIndex: 0, "aria-label": "Scores" }, table), note]; // wider than a phone
 }
 
 /** @param {string} text */
