@@ -88,6 +88,7 @@ def test_a_study_measures_kinds_beside_another_overlay_of_the_library(client, qu
     job = wait_for(client, submit(client, **request)["id"])
     assert (job["state"], job["error"]["code"]) == ("failed", "already_exists")  # its figures would not be comparable
     assert "--together (ink.safetensors" in job["error"]["message"]
+    assert "(on a server, another name)" in job["error"]["message"]
 
 
 @pytest.fixture

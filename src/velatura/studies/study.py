@@ -237,12 +237,13 @@ def _check_same_study(
         if name != MEASURE_SETTING and stored.get(name, "") != value:
             raise AlreadyExists(
                 f"{setup.folder} holds a study with another {name} ({stored.get(name) or 'none'}, not "
-                f"{value or 'none'}): start it with the same settings to go on, or name another folder with --out"
+                f"{value or 'none'}): start it with the same settings to go on, or name another folder with --out "
+                "(on a server, another name)"
             )
     if stored.get(MEASURE_SETTING, "") != settings[MEASURE_SETTING]:
         raise AlreadyExists(
             f"{setup.folder} holds a study that another version of velatura began, with another measure: "
-            "name another folder with --out"
+            "name another folder with --out (on a server, another name)"
         )
 
 
