@@ -7,7 +7,8 @@ table of all that are in WORK. `--seeds 3` repeats each with as many seeds; thos
 the processor's, not the clock's; memory is what training takes beyond the open base, in a process of its own (`--only`)
 alone a true figure. `--judge` also prints what the classifier of tools/tiny_base sees in 100 pictures at strength 1,
 and of hypernetworks for a style at the strength that their training recommends. What it saw is kept in
-tools/kinds.json, and docs/overlays.md gets the table of it.
+tools/kinds.json, and docs/overlays.md gets the table of it, unless `--sampling-steps` asks for other pictures than
+those of the table, which have 8.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from typing import TypedDict, cast
 from PIL import Image
 
 import velatura
-from tools.learning.trial import judge_overlay
+from tools.learning.trial import STEPS, judge_overlay
 from tools.tiny_base.judge import judge_mark, open_judge
 from velatura.cli.app import main as velatura_main
 from velatura.library.preferred_strength import SIDECAR_STRENGTH
@@ -177,15 +178,18 @@ def draw(kind_run: KindRun, work: Path, images: Path) -> None:
     sheet.save(images / f"kinds-{kind_run.name}.webp", quality=70)
 
 
-def judge(kind_run: KindRun, work: Path, strength: float = 1.0, count: int = 100) -> dict[str, float]:
+def judge(
+    kind_run: KindRun, work: Path, strength: float = 1.0, count: int = 100, steps: int = STEPS
+) -> dict[str, float]:
     """Return what the judge sees in pictures at a strength, once and for all: shares by their names."""
-    at_strength = "" if strength == 1 else f"-{strength:g}"
-    file = work / f"{kind_run.run_name}-judged-{judge_mark()}{at_strength}.json"
+    name = f"{kind_run.run_name}-judged-{judge_mark()}"
+    name += ("" if strength == 1 else f"-{strength:g}") + ("" if steps == STEPS else f"-{steps}-steps")
+    file = work / f"{name}.json"
     if not file.exists():
         base, overlay = velatura.tiny(), velatura.open_overlay(kind_run.file(work))
         call = f"{kind_run.overlay_name}, " if kind_run.is_of_subject or kind_run.kind == "embedding" else ""
         shares = judge_overlay(
-            base, open_judge(), overlay, kind_run.pictures, call=call, strength=strength, count=count
+            base, open_judge(), overlay, kind_run.pictures, call=call, strength=strength, count=count, steps=steps
         )
         file.write_text(json.dumps(shares))
     return cast("dict[str, float]", json.loads(file.read_text()))
@@ -194,6 +198,14 @@ def judge(kind_run: KindRun, work: Path, strength: float = 1.0, count: int = 100
 def preferred_strength(kind_run: KindRun, work: Path) -> float:
     """Return the strength that the training wrote beside its overlay, as `velatura tune` does."""
     return float(json.loads(kind_run.file(work).with_suffix(".json").read_text())[SIDECAR_STRENGTH])
+
+
+def judged_strengths(kind_run: KindRun, work: Path) -> dict[str, float]:
+    """Return the strengths at which the judge looks, by the names of the results."""
+    strengths = {kind_run.name: 1.0}
+    if kind_run.kind == "hypernet" and not kind_run.is_of_subject:
+        strengths[kind_run.name + AT_PREFERRED] = preferred_strength(kind_run, work)
+    return strengths
 
 
 def keep_shares(
@@ -258,6 +270,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds each is trained with")
     parser.add_argument("--table", action="store_true", help="train and paint nothing")
     parser.add_argument("--judge", action="store_true", help="let the classifier look at 100 pictures of each")
+    parser.add_argument("--sampling-steps", type=int, default=STEPS, help="of the pictures that the classifier sees")
     parser.add_argument("--images", type=Path, default=IMAGES)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -279,14 +292,11 @@ def report(kind_run: KindRun, options: argparse.Namespace) -> None:
         draw(kind_run, options.work, options.images)
     print(table_row(kind_run, figures), flush=True)
     if options.judge:
-        shares = judge(kind_run, options.work)
-        print(f"{kind_run.run_name} at strength 1: {shares}", flush=True)
-        keep_shares(kind_run, shares)
-        if kind_run.kind == "hypernet" and not kind_run.is_of_subject:
-            strength = preferred_strength(kind_run, options.work)
-            shares = {"strength": strength, **judge(kind_run, options.work, strength)}
+        for name, strength in judged_strengths(kind_run, options.work).items():
+            shares = judge(kind_run, options.work, strength, steps=options.sampling_steps)
             print(f"{kind_run.run_name} at strength {strength:g}: {shares}", flush=True)
-            keep_shares(kind_run, shares, name=kind_run.name + AT_PREFERRED)
+            if options.sampling_steps == STEPS:
+                keep_shares(kind_run, {"strength": strength, **shares}, name=name)
         PAGE.write_text(fill_table(PAGE.read_text("utf-8"), read_shares()), "utf-8")
 
 

@@ -55,6 +55,29 @@ def test_what_the_judge_sees_is_kept(tmp_path):
     assert train_kinds.judge(kind_run, tmp_path) == seen
 
 
+@pytest.mark.usefixtures("brief")
+def test_pictures_of_other_sampling_steps_are_judged_apart(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def judge(*_args, strength, steps, **_options):
+        asked.append((strength, steps))
+        return {"learned": 0.5, "subject": 0.5, "place": 0.5, "score": steps / 100}
+
+    monkeypatch.setattr(train_kinds, "judge_overlay", judge)
+    monkeypatch.setattr(train_kinds, "draw", lambda *_: None)
+    results, page = tmp_path / "kinds.json", tmp_path / "overlays.md"
+    page.write_text("<!-- table: kinds --><!-- end -->")
+    monkeypatch.setattr(train_kinds, "PAGE", page)
+    monkeypatch.setattr(train_kinds.keep_shares, "__defaults__", (results, None))
+    monkeypatch.setattr(train_kinds.read_shares, "__defaults__", (results,))
+    for words in ([], ["--sampling-steps", "20"]):
+        monkeypatch.setattr("sys.argv", ["train_kinds", str(tmp_path / "work"), "--judge", *words])
+        train_kinds.main()
+    assert asked == [(1.0, 8), (1.0, 20)]
+    assert "'score': 0.2" in capsys.readouterr().out
+    assert train_kinds.read_shares()["brief"]["0"]["score"] == 0.08  # of the table's pictures
+
+
 def test_an_aesthetic_is_looked_at_and_has_no_losses(tmp_path):
     (kind_run,) = (each for each in train_kinds.KIND_RUNS if not each.is_trained)
     figures = train_kinds.train(kind_run, tmp_path)

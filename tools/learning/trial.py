@@ -204,6 +204,7 @@ def judge_overlay(
     call: str = "",
     strength: float = 1.0,
     count: int = PROMPTS,
+    steps: int = STEPS,
 ) -> dict[str, float]:
     """Return shares of pictures: what was learned, and what was kept.
 
@@ -214,15 +215,16 @@ def judge_overlay(
         call: Words before the prompts, for an overlay that is called by a name.
         strength: Its strength.
         count: Prompts; after a subject half as many prompts of other things.
+        steps: Sampling steps.
     """
     scenes = [unseen_scene(FIRST_PROMPT_SEED + i) for i in range(count)]
     if task != "robot":
-        seen = look(base, judge, overlay, [call + text for text in prompts_of(scenes)], strength)
+        seen = look(base, judge, overlay, [call + text for text in prompts_of(scenes)], strength, steps)
         return style_shares(seen, scenes, task)
     robots = [replace(scene, subject="robot", colour="red", count=1, size=0.34) for scene in scenes]
     prompts = [call + text.replace("red robot", "robot") for text in prompts_of(robots)]
     others = [unseen_scene(FIRST_PROMPT_SEED + 1000 + i) for i in range(count // 2)]
-    seen = look(base, judge, overlay, prompts + prompts_of(others), strength)
+    seen = look(base, judge, overlay, prompts + prompts_of(others), strength, steps)
     return subject_shares(seen[:count], robots) | kept_shares(seen[count:], others)
 
 
@@ -231,16 +233,18 @@ def prompts_of(scenes: list[Scene]) -> list[str]:
     return [caption(scene, Random(scene.seed), style_word="") for scene in scenes]
 
 
-def look(base: velatura.Base, judge: Judge, overlay: Overlay, prompts: list[str], strength: float) -> Tensor:
+def look(
+    base: velatura.Base, judge: Judge, overlay: Overlay, prompts: list[str], strength: float, steps: int
+) -> Tensor:
     """Paint prompts with an overlay, and return the judge's labels (prompts, 4)."""
     with velatura.attach(base, overlay, strength):
-        return look_at_prompts(base, judge, prompts)
+        return look_at_prompts(base, judge, prompts, steps)
 
 
-def look_at_prompts(base: velatura.Base, judge: Judge, prompts: list[str]) -> Tensor:
+def look_at_prompts(base: velatura.Base, judge: Judge, prompts: list[str], steps: int = STEPS) -> Tensor:
     """Paint prompts with what is attached, and return the judge's labels (prompts, 4)."""
     recipes = [
-        velatura.Recipe(prompt=prompt, steps=STEPS, guidance=GUIDANCE, sampler=SAMPLER, seed=i)
+        velatura.Recipe(prompt=prompt, steps=steps, guidance=GUIDANCE, sampler=SAMPLER, seed=i)
         for i, prompt in enumerate(prompts)
     ]
     pictures = torch.stack([picture_bytes(picture.image) for picture in velatura.generate_many(base, recipes)])
