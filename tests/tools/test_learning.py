@@ -118,6 +118,7 @@ def test_pages_show_the_tables_of_the_results_that_are_kept(page):
     text, results = page.read_text("utf-8"), read_results()
     assert "<!-- table: correlation" in text
     assert fill_tables(text, results) == text
+    assert fill_tables("<!-- table: other -->kept<!-- end -->", results) == "<!-- table: other -->kept<!-- end -->"
     assert all(trial_of(result).key.items() <= result.items() for result in results)
 
 

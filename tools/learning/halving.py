@@ -24,7 +24,7 @@ SCREEN = [
     *(Arm(parameters, timesteps) for parameters in PARAMETERS for timesteps in ("uniform", "high")),
     *(Arm("attention", timesteps) for timesteps in TIMESTEPS if timesteps not in {"uniform", "high"}),
     *(Arm(parameters, "inverse SNR") for parameters in ("convolutions", "hypernetwork")),
-    *(Arm("singular values", rate_factor=factor) for factor in (0.25, 4.0, 16.0)),  # as its own rate had shown nothing
+    *(Arm("singular values", rate_factor=factor) for factor in (0.25, 4.0, 16.0)),  # as its own rate had shown little
 ]
 SCREEN.remove(Arm("singular values", "high"))  # after uniform timesteps had shown as little as nothing
 

@@ -149,6 +149,8 @@ def fill_tables(text: str, results: Sequence[Record]) -> str:
     def table(mark: re.Match[str]) -> str:
         name = mark["name"]
         table_name, records = name.removesuffix(SCREEN_SUFFIX), records_for(results, name)
+        if table_name not in {*TASKS, "correlation"}:
+            return mark[0]  # another tool's
         content = correlation_table(records) if table_name == "correlation" else task_table(records, table_name)
         return f"<!-- table: {name} -->\n\n{content}\n\n<!-- end -->"
 
