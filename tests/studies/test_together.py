@@ -17,6 +17,7 @@ from velatura.compare.strength_trade import TradePoint
 from velatura.compare.tune import StrengthPainter, Tuning, tune_with
 from velatura.compare.tune_prompts import TunePrompt
 from velatura.errors import AlreadyExists, BadFile, BadStrength, WrongBase
+from velatura.library.preferred_strength import write_into_file
 from velatura.studies import study, trials
 from velatura.studies.together import OtherFile, OtherOverlay, effect_left, measure_together, paint_other
 
@@ -182,6 +183,20 @@ def test_the_other_overlay_has_strength_1_if_no_number_follows(tmp_path, hyper):
     velatura.save(hyper(), ink)
     assert _find_overlay(str(ink), library) == _find_overlay("ink", library) == (ink, 1.0)
     assert _find_overlay(f"{ink}:0.6", library) == _find_overlay("ink:0.6", library) == (ink, 0.6)
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_study_goes_on_after_the_other_overlay_was_tuned(tiny, photos, tmp_path, hyper):
+    ink, options = tmp_path / "ink.safetensors", {"kinds": ["aesthetic"], "seeds": 1, "steps": 2}
+    velatura.save(hyper(name="ink"), ink)
+    velatura.study(tiny, photos, together=ink, out=tmp_path / "study", **options)
+    before = ink.read_bytes()
+    assert write_into_file(ink, 0.7, "velatura tune: 0.7")
+    assert ink.read_bytes() != before
+    velatura.study(tiny, photos, together=ink, out=tmp_path / "study", **options)
+    velatura.save(hyper(name="ink", seed=9), ink)
+    with pytest.raises(AlreadyExists, match="another --together"):
+        velatura.study(tiny, photos, together=ink, out=tmp_path / "study", **options)
 
 
 @pytest.mark.usefixtures("brief")

@@ -251,11 +251,12 @@ def _describe_other(other: OtherFile | None) -> str:
     if other is None:
         return ""
     files = find_adapters(other.path).values() if other.path.is_dir() else [other.path]  # a folder of peft
-    hashes = " ".join(Hashes.from_file(file).sha256[:10] for file in files)
+    hashes = " ".join((hashed.body or hashed.sha256)[:10] for hashed in map(Hashes.from_file, files))
     return f"{other.path.name} {hashes} at {other.strength:g}"
 
 
 def _study_jobs(
+    """Return name, hashes and strength; of safetensors the hash of the tensors alone: `tune` writes into the header."""
     setup: TrialSetup,
     options: StudyOptions,
     clip: str | os.PathLike[str] | None,
