@@ -150,14 +150,22 @@ def study(
     _check_same_study(setup, options, clip, dino, other)
     jobs = _study_jobs(setup, options, clip, dino, other)
     if ray is None:
-        return _run_study(setup, options, Path(pictures), jobs, _run_here(setup, options, on_trial, on_stage))
+        run_here = _run_here(setup, options, on_trial, on_stage)
+        return _run_study(setup, options, jobs, run_here, pictures=Path(pictures), other=other)
     reference = BaseReference.from_base(base)
     with connect(ray) as cluster:
-        return _run_study(setup, options, Path(pictures), jobs, _run_on(cluster, reference, setup, options, on_trial))
+        run_on = _run_on(cluster, reference, setup, options, on_trial)
+        return _run_study(setup, options, jobs, run_on, pictures=Path(pictures), other=other)
 
 
 def _run_study(
-    setup: TrialSetup, options: StudyOptions, pictures: Path, jobs: Sequence[StudyJob], run_jobs: RunStudyTrials
+    setup: TrialSetup,
+    options: StudyOptions,
+    jobs: Sequence[StudyJob],
+    run_jobs: RunStudyTrials,
+    *,
+    pictures: Path,
+    other: OtherFile | None,
 ) -> StudyResults:
     """Run the trials that are not stored yet, and write results and page after each."""
     trials = list(filter(None, (_read_trial(setup, job) for job in jobs)))
@@ -167,8 +175,8 @@ def _run_study(
         with atomic_write(_trial_file(setup, job)) as temp_path:
             temp_path.write_text(trial.model_dump_json(indent=2) + "\n", "utf-8")
         trials.append(trial)
-        _write(setup.folder, report, _results(setup, options, pictures, trials, jobs[0].other))
-    results = _results(setup, options, pictures, trials, jobs[0].other)
+        _write(setup.folder, report, _results(setup, options, pictures, trials, other))
+    results = _results(setup, options, pictures, trials, other)
     _write(setup.folder, report, results)
     return results
 
@@ -248,6 +256,7 @@ def _check_same_study(
 
 
 def _describe_other(other: OtherFile | None) -> str:
+    """Return name, hashes and strength; of safetensors the hash of the tensors alone: `tune` writes into the header."""
     if other is None:
         return ""
     files = find_adapters(other.path).values() if other.path.is_dir() else [other.path]  # a folder of peft
@@ -256,7 +265,6 @@ def _describe_other(other: OtherFile | None) -> str:
 
 
 def _study_jobs(
-    """Return name, hashes and strength; of safetensors the hash of the tensors alone: `tune` writes into the header."""
     setup: TrialSetup,
     options: StudyOptions,
     clip: str | os.PathLike[str] | None,

@@ -77,7 +77,8 @@ class TrialSetup:
         base_argument: The base, as --base takes it.
         other: An overlay that is attached beside each trial, to see what is left of both; None for none.
         base_pictures: What the base alone painted of prompts; filled by the first trial. For a large base the features
-            of a picture take about 10 MB, and a study keeps fewer than 30 pictures.
+            of a picture take about 10 MB, and a study keeps at most 36 pictures, those of another overlay
+            included.
         other_pictures: Features of what it painted of prompts with the other overlay alone; filled by the first trial.
     """
 
@@ -335,7 +336,10 @@ def _measure_others(setup: TrialSetup, overlay: Overlay, strength: float) -> dic
 
 
 def _base_pictures(setup: TrialSetup, paints: StrengthPainter) -> BasePictures:
-    """Return what the base paints of the prompts, painted and encoded once for all trials."""
+    """Return what the base paints of the prompts, painted and encoded once for all trials.
+
+    `tune_with` does not use it, and paints the base by itself.
+    """
     texts = tuple(prompt.text for prompt in paints.prompts)
     if texts not in setup.base_pictures:
         images, seconds = _timed(paints, 0.0)
