@@ -131,7 +131,7 @@ def test_a_study_measures_every_kind_with_the_other_overlay_too(tiny, photos, tm
     page = (out / "index.html").read_text("utf-8")
     assert "<th>together<small>score where the other overlay" in page
     assert "<th>other left<small>share of the other overlay" in page
-    assert "with ink.safetensors at 0.6 attached too" in page
+    assert "together and other left are measured with ink.safetensors at 0.6 attached too" in page
     options = {"kinds": ["aesthetic"], "seeds": 1, "steps": 2, "out": out}
     with pytest.raises(AlreadyExists, match=r"another --together \(ink.safetensors [0-9a-f]{10} at 0.6, not none\)"):
         velatura.study(tiny, photos, **options)

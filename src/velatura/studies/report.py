@@ -39,7 +39,9 @@ class StudyReport:
 
     def page(self, results: StudyResults) -> str:
         """Return the page as one HTML text that needs no other file."""
-        other = f" Together and other left: with {results.together} attached too." if results.together else ""
+        other = ""
+        if results.together:
+            other = f" The rows together and other left are measured with {results.together} attached too."
         return fill_page(
             "velatura.studies",
             "study.html",

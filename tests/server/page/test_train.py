@@ -93,7 +93,7 @@ def test_mirror_images_show_the_preset_and_are_left_out(open_page):
     choice.get_by_text("preset: yes").wait_for(state="attached")
     page.get_by_text("16 pictures and 16 mirror images").wait_for()  # of the bundled set
     choice.focus()
-    page.locator(".hint", has_text="Leave it off for faces, writing").wait_for()
+    page.locator(".hint", has_text="Choose no for faces, writing").wait_for()
     with page.expect_request(lambda request: request.method == "POST" and request.url.endswith("/api/jobs")) as sent:
         choice.select_option("no")
     assert sent.value.post_data_json["plan"]["flip"] is False

@@ -173,7 +173,7 @@ function buildFields() {
     purpose: choiceField(settings, "purpose", { label: "Preset for", choices: [["style", "a style"], ["subject", "a subject"]], why: "Which values the empty fields have: those that serve a style, or one thing or person." }),
     name: textField(settings, "name", { label: "Name", why: "What prompts call it by, and the name of its file. Empty: that of the pictures." }),
     base: choiceField(settings, "base", { label: "Base", choices: [["", "the server's"]], why: "The model that it is trained on, and for. It stays as it is." }),
-    flip: choiceField(settings, "flip", { label: "Mirror images", choices: flipChoices("preset"), why: "Yes: the mirror image of every picture is learned too, unless its caption says left or right. Leave it off for faces, writing and other things that are not symmetric." }),
+    flip: choiceField(settings, "flip", { label: "Mirror images", choices: flipChoices("preset"), why: "Yes: the mirror image of every picture is learned too, unless its caption says left or right. Choose no for faces, writing and other things that are not symmetric." }),
     rank: numberField(settings, "rank", { label: "Rank", ...count, max: 4096, placeholder: "16", why: "How much it can hold (network dim). Empty: 16, enough for a style; files grow with it." }),
     vectors: numberField(settings, "vectors", { label: "Vectors", unit: "tokens", ...count, max: 75, placeholder: "4", why: "How many tokens the word stands for. Empty: 4; more hold more and leave less room in a prompt." }),
     initial: textField(settings, "initial", { label: "Begins as", placeholder: "*", why: "A word near to what is to be learned (Initialization text). Empty: *, no word in particular." }),
