@@ -59,25 +59,46 @@ def test_a_study_measures_kinds_beside_another_overlay(open_page, quick_budget):
     assert table.evaluate("box => box.scrollWidth > box.clientWidth")  # its words stay whole, and it scrolls
 
 
-def test_overlays_of_one_name_are_told_apart_and_others_left_out(open_page):
-    lora = {"trigger_words": [], "strength": 0.7, "has_preview": False, "error": None, "summary": "", "family": "tiny"}
-    rows = [
+@pytest.fixture
+def listed(open_page):
+    """Open the tab with a library that holds these overlays besides others: name, kind, place, and other fields."""
+    common = {
+        "trigger_words": [],
+        "strength": 0.7,
+        "has_preview": False,
+        "error": None,
+        "summary": "",
+        "family": "tiny",
+    }
+
+    def opened(*rows):
+        files = [
+            common | {"id": place, "name": name, "kind": kind, "place": place} | more
+            for name, kind, place, more in rows
+        ]
+        page = open_page("#info")
+        page.locator("#panel-info .drop").wait_for()
+        page.route("**/api/library?*", lambda route: route.fulfill(json={"files": files, "total": len(files)}))
+        page.evaluate("location.hash = '#compare'")
+        page.get_by_label("Beside another overlay").locator("option", has_text="veil").wait_for(state="attached")
+        return page
+
+    return opened
+
+
+VEIL = ("veil", "lora", "veil.safetensors", {})
+
+
+def test_overlays_of_one_name_are_told_apart_and_others_left_out(listed):
+    page = listed(
         ("glow", "lora", "glow/glow.safetensors", {}),
         ("glow", "hypernet", "glow-2/glow.safetensors", {}),
-        ("veil", "lora", "veil.safetensors", {}),
+        VEIL,
         ("large", "lora", "large.safetensors", {"family": "SDXL"}),
         ("tiny", "checkpoint", "tiny.safetensors", {}),
         ("torn", "lora", "torn.safetensors", {"error": "it is cut"}),
-    ]
-    files = [
-        lora | {"id": place, "name": name, "kind": kind, "place": place} | more for name, kind, place, more in rows
-    ]
-    page = open_page("#info")
-    page.locator("#panel-info .drop").wait_for()
-    page.route("**/api/library?*", lambda route: route.fulfill(json={"files": files, "total": len(files)}))
-    page.evaluate("location.hash = '#compare'")
+    )
     other = page.get_by_label("Beside another overlay")
-    other.locator("option", has_text="veil").wait_for(state="attached")
     assert other.locator("option").all_inner_texts() == [
         "none",
         "glow/glow.safetensors, LoRA",
@@ -86,6 +107,49 @@ def test_overlays_of_one_name_are_told_apart_and_others_left_out(open_page):
     ]
     other.select_option("veil")
     assert page.get_by_label("Strength of the other").get_attribute("placeholder") == "0.7"  # as its notes say
+
+
+def test_an_overlay_is_told_apart_from_a_damaged_one_of_its_name(listed):
+    page = listed(VEIL, ("ink", "lora", "ink.safetensors", {}), ("Ink", "lora", "old/ink.pt", {"error": "it is cut"}))
+    options = page.get_by_label("Beside another overlay").locator("option").all_inner_texts()
+    assert options == ["none", "veil, LoRA", "ink.safetensors, LoRA"]
+
+
+def test_an_overlay_that_is_gone_or_no_longer_fits_is_refused_beside_the_field(open_page):
+    page = open_page("#compare")
+    page.evaluate("localStorage['velatura:compare'] = JSON.stringify({dataset: 'neon', together: 'nobody'})")
+    page.reload()
+    other = page.get_by_label("Beside another overlay")
+    other.locator("option", has_text="ink, LoRA").wait_for(state="attached")
+    page.get_by_role("button", name="Start the study").click()
+    page.locator('[data-field="together"] .error', has_text="not in the library, or does not fit the base").wait_for()
+    assert other.evaluate("field => field === document.activeElement")
+
+
+def test_a_study_waits_for_the_library_that_knows_the_strength_of_the_other_overlay(open_page):
+    page = open_page("#compare")
+    page.evaluate("localStorage['velatura:compare'] = JSON.stringify({dataset: 'neon', together: 'ink'})")
+    page.route("**/api/library?*", lambda _route: None)  # it is never answered
+    page.reload()
+    page.get_by_label("Set of pictures", exact=True).locator("option", has_text="neon").wait_for(state="attached")
+    page.get_by_role("button", name="Start the study").click()
+    page.locator('[data-field="together"] .error', has_text="The library is still loading").wait_for()
+
+
+def test_a_wrong_strength_of_no_overlay_stops_no_study(open_page):
+    page = open_page("#compare")
+    other, strength = page.get_by_label("Beside another overlay"), page.get_by_label("Strength of the other")
+    other.locator("option", has_text="ink, LoRA").wait_for(state="attached")
+    other.select_option("ink")
+    strength.fill("50")
+    page.get_by_label("Set of pictures", exact=True).select_option("neon")
+    page.get_by_role("button", name="Start the study").click()
+    page.locator('[data-field="together_strength"] .error', has_text="Give -10 to 10.").wait_for()
+    other.select_option("none")
+    page.route("**/api/jobs", lambda route: route.abort() if route.request.method == "POST" else route.fallback())
+    with page.expect_request(lambda request: request.method == "POST" and request.url.endswith("/api/jobs")) as sent:
+        page.get_by_role("button", name="Start the study").click()
+    assert "together" not in sent.value.post_data_json
 
 
 def test_a_study_without_pictures_is_refused_beside_the_field(open_page):

@@ -158,7 +158,7 @@ export function clearErrors(form) {
 }
 
 /**
- * Look at the numbers of a form, show what is wrong with them, and move the focus to the first that is.
+ * Look at the numbers of a form that can be seen, show what is wrong with them, and move the focus to the first that is.
  *
  * @param {HTMLElement} form
  * @returns {boolean} True if all can be sent.
@@ -167,7 +167,7 @@ export function checkNumbers(form) {
   const inputs = /** @type {HTMLInputElement[]} */ ([...form.querySelectorAll('input[type="number"]')]);
   const wrong = inputs.filter((input) => {
     const field = /** @type {any} */ (input.closest(".field"));
-    const problem = numberProblem(input, field.options);
+    const problem = field.hidden ? "" : numberProblem(input, field.options);
     if (problem) setError(field, problem);
     return problem;
   });

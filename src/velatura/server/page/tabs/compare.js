@@ -71,6 +71,11 @@ export function mount(root) {
       showError(form, { message: "Choose pictures first; the tab Train takes new ones.", field: "dataset" });
       return;
     }
+    const missing = missingOverlay();
+    if (missing) {
+      showError(form, { message: missing, field: "together" });
+      return;
+    }
     start.disabled = true;
     try {
       const job = await submit(toRequest());
@@ -143,12 +148,20 @@ function toRequest() {
  * @returns {Map<string, import("../library.js").LibraryFile>}
  */
 function overlaysFor(base) {
-  const files = library.files.filter((file) => file.kind in OVERLAY_KINDS && !file.error);
+  const files = library.files.filter((file) => file.kind in OVERLAY_KINDS);
   /** @type {Map<string, number>} */
   const counts = new Map();
   for (const { name } of files) counts.set(name.toLowerCase(), (counts.get(name.toLowerCase()) ?? 0) + 1);
-  const fitting = files.filter((file) => !misfit(file, base));
+  const fitting = files.filter((file) => !file.error && !misfit(file, base));
   return new Map(fitting.map((file) => [counts.get(file.name.toLowerCase()) === 1 ? file.name : file.place, file]));
+}
+
+/** @returns {string} Why the other overlay that is chosen cannot be used, "" if it can or if none is chosen. */
+function missingOverlay() {
+  const { together, base } = settings.values;
+  if (!together || overlaysFor(base).has(together)) return "";
+  if (library.isComplete) return "This overlay is not in the library, or does not fit the base: choose another.";
+  return library.error || "The library is still loading: try again in a moment.";
 }
 
 /** @returns {number} The strength that the notes of the other overlay give, or 1. */
