@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Event
+
 import pytest
 
 from tests.server.test_studies_api import quick
@@ -150,6 +152,33 @@ def test_a_wrong_strength_of_no_overlay_stops_no_study(open_page):
     with page.expect_request(lambda request: request.method == "POST" and request.url.endswith("/api/jobs")) as sent:
         page.get_by_role("button", name="Start the study").click()
     assert "together" not in sent.value.post_data_json
+
+
+def test_the_table_keeps_focus_and_place_while_it_grows(open_page, quick_budget, monkeypatch):
+    second = Event()
+    run_trial = study_module.run_trial
+
+    def wait_before_the_second(setup, kind, seed, steps, on_stage=None):
+        assert not seed or second.wait(60)
+        return run_trial(setup, kind, seed, steps, on_stage)
+
+    monkeypatch.setattr(study_module, "run_trial", wait_before_the_second)
+    page = open_page("#compare")
+    page.get_by_label("Set of pictures", exact=True).select_option("neon")
+    for kind in ("Embedding", "Hypernetwork", "DreamBooth", "Aesthetic gradient"):
+        page.get_by_label(kind).uncheck()
+    page.get_by_label("Trainings of each kind").fill("2")
+    page.get_by_label("Name").fill("grown")
+    table = page.get_by_role("region", name="Scores")
+    assert table.count() == 0  # an empty one cannot be reached
+    page.set_viewport_size({"width": 320, "height": 700})
+    page.get_by_role("button", name="Start the study").click()
+    table.wait_for()
+    table.focus()
+    table.evaluate("box => box.scrollLeft = 20")
+    second.set()
+    table.get_by_role("cell", name="2", exact=True).wait_for()
+    assert table.evaluate("box => [box === document.activeElement, box.scrollLeft]") == [True, 20]
 
 
 def test_a_study_without_pictures_is_refused_beside_the_field(open_page):

@@ -179,9 +179,10 @@ function studyView() {
   const resume = h("button.primary", { type: "button", hidden: true, onclick: goOn }, "Go on");
   const error = h("p.error", { role: "alert", hidden: true });
   const result = h("p.recommendation", { hidden: true });
-  const table = h("div");
+  const region = h("div.compare-table", { role: "region", tabIndex: 0, "aria-label": "Scores", hidden: true }); // wider than a phone
+  const note = h("p.quiet", { hidden: true });
   const frame = h("div.report-frame");
-  const element = h("section.compare-study", { hidden: true }, title, h("div.row", {}, stop, resume), bar, line, error, result, table, frame);
+  const element = h("section.compare-study", { hidden: true }, title, h("div.row", {}, stop, resume), bar, line, error, result, region, note, frame);
   let name = "";
   let trial = "";
   let reported = "";
@@ -194,7 +195,7 @@ function studyView() {
     [name, job, trial, reported] = [wanted, null, "", ""];
     element.hidden = !name;
     error.hidden = true;
-    fill(table);
+    showScores({ kinds: [], together: null });
     fill(frame);
     result.hidden = true;
     if (!name) return;
@@ -224,13 +225,23 @@ function studyView() {
     if (!study) return;
     result.hidden = !study.recommendation;
     result.textContent = study.recommendation ?? "";
-    fill(table, ...(study.kinds.length ? scores(study) : []));
+    showScores(study);
     const version = `${study.trials}`;
     if (!study.has_report || reported === version) return;
     reported = version;
     const report = h("iframe", { src: `${url(`api/studies/${encodeURIComponent(wanted)}/report`)}?trials=${version}`, title: `Report of the study ${wanted}`, loading: "lazy" });
     report.setAttribute("sandbox", ""); // it runs nothing, and cannot reach the page
     fill(frame, report);
+  }
+
+  /** @param {{kinds: any[], together: string | null}} study `together` is another overlay with its strength. */
+  function showScores({ kinds, together }) {
+    region.hidden = !kinds.length;
+    fill(region, kinds.length && scoreTable(kinds, Boolean(together))); // the region stays: it may have the focus
+    note.hidden = !kinds.length || !together;
+    note.textContent = together
+      ? `The score with both is measured with ${together} attached too. Left of the other: how much of that overlay's own change is still there; 1 is all of it, 0 nothing.`
+      : "";
   }
 
   function show() {
@@ -276,15 +287,13 @@ function studyView() {
   return { element, open };
 }
 
-/** @param {{kinds: any[], together: string | null}} study `together` is another overlay with its strength. */
-function scores({ kinds, together }) {
-  const figures = /** @type {(keyof typeof FIGURES)[]} */ (Object.keys(FIGURES)).filter((name) => together || !TOGETHER_FIGURES.includes(name));
+/** @param {any[]} kinds @param {boolean} hasOther The study was made with another overlay. */
+function scoreTable(kinds, hasOther) {
+  const figures = /** @type {(keyof typeof FIGURES)[]} */ (Object.keys(FIGURES)).filter((name) => hasOther || !TOGETHER_FIGURES.includes(name));
   const head = h("tr", {}, h("th", { scope: "col" }, "Kind"), figures.map((name) => h("th", { scope: "col" }, FIGURES[name])), h("th", { scope: "col" }, "Trainings"));
   const rows = kinds.map((row) => h("tr", {}, h("th", { scope: "row" }, KINDS[/** @type {"lora"} */ (row.kind)] ?? row.kind), figures.map((name) => h("td", {}, row[name] || "–")), h("td", {}, row.trials)));
   const caption = h("caption.unseen", {}, "Scores of the kinds so far, of 1; ± is the spread between equal trainings");
-  const note = together && h("p.quiet", {}, `Score with both: with ${together} attached too. Left of the other: how much of what that one changes alone remains, 1 all of it, 0 nothing.`);
-  const table = h("table", {}, caption, h("thead", {}, head), h("tbody", {}, rows));
-  return [h("div.compare-table", { role: "region", tabIndex: 0, "aria-label": "Scores" }, table), note]; // wider than a phone
+  return h("table", {}, caption, h("thead", {}, head), h("tbody", {}, rows));
 }
 
 /** @param {string} text */
