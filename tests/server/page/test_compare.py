@@ -112,9 +112,11 @@ def test_overlays_of_one_name_are_told_apart_and_others_left_out(listed):
 
 
 def test_an_overlay_is_told_apart_from_a_damaged_one_of_its_name(listed):
-    page = listed(VEIL, ("ink", "lora", "ink.safetensors", {}), ("Ink", "lora", "old/ink.pt", {"error": "it is cut"}))
+    inks = [("ink", "lora", "ink.safetensors", {}), ("Ink", "lora", "old/ink.pt", {"error": "it is cut"})]
+    glows = [("glow", "lora", "glow.safetensors", {}), ("glow", "unknown", "old/glow.pt", {"error": "it is cut"})]
+    page = listed(VEIL, *inks, *glows)
     options = page.get_by_label("Beside another overlay").locator("option").all_inner_texts()
-    assert options == ["none", "veil, LoRA", "ink.safetensors, LoRA"]
+    assert options == ["none", "veil, LoRA", "ink.safetensors, LoRA", "glow.safetensors, LoRA"]
 
 
 def test_an_overlay_that_is_gone_or_no_longer_fits_is_refused_beside_the_field(open_page):

@@ -148,11 +148,12 @@ function toRequest() {
  * @returns {Map<string, import("../library.js").LibraryFile>}
  */
 function overlaysFor(base) {
-  const files = library.files.filter((file) => file.kind in OVERLAY_KINDS);
+  const isOverlay = (/** @type {import("../library.js").LibraryFile} */ file) => file.kind in OVERLAY_KINDS;
+  const files = library.files.filter((file) => isOverlay(file) || file.error); // a damaged file may be one, and has a name too
   /** @type {Map<string, number>} */
   const counts = new Map();
   for (const { name } of files) counts.set(name.toLowerCase(), (counts.get(name.toLowerCase()) ?? 0) + 1);
-  const fitting = files.filter((file) => !file.error && !misfit(file, base));
+  const fitting = files.filter((file) => isOverlay(file) && !file.error && !misfit(file, base));
   return new Map(fitting.map((file) => [counts.get(file.name.toLowerCase()) === 1 ? file.name : file.place, file]));
 }
 
