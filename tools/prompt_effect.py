@@ -1,8 +1,9 @@
 """python -m tools.prompt_effect WORK: how much an overlay leaves of a prompt's effect, and what pictures keep of it.
 
-Every kind is trained on the bundled neon pictures for a few steps, at the rate of its preset and at others. At several
-strengths the effect on predictions is measured, as every training ends with it, and twelve prompts are painted as
-`velatura.tune` does. The table goes into docs/training.md. What is in WORK already is not trained or measured again.
+Every kind is trained on the bundled neon pictures for a few steps, at a rate near that of its preset and at others. At
+several strengths the effect on predictions is measured, as every training ends with it, and twelve prompts are painted
+as `velatura.tune` does. What was measured is kept in tools/prompt_effect.json, and docs/training.md gets the table of
+it. What is in WORK already is not trained or measured again: give another WORK after a preset has changed.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from velatura.compare.likeness import likeness
 from velatura.compare.picture_features import PictureEncoder
 from velatura.compare.tune import TINY_STEPS, StrengthPainter, kept_share, select_references
 from velatura.compare.tune_prompts import tune_prompts
+from velatura.files import atomic_write
 from velatura.training.run.prompt_effect import PromptEffectMeter
 
+RESULTS = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "training.md"
 TABLE = re.compile(r"<!-- table: prompt-effect -->.*?<!-- end -->", re.DOTALL)
-PICTURES = "neon"
+PICTURES, SEED = "neon", 0
 STEPS, BATCH_SIZE = 50, 4
 STRENGTHS = (0.5, 1.0, 1.5)
 RATES = {  # of each kind
@@ -62,15 +65,17 @@ class Measurement(NamedTuple):
 def make(base: velatura.Base, kind: str) -> velatura.Overlay:
     """Return a new overlay of a kind."""
     makers: dict[str, Callable[[], velatura.Overlay]] = {
-        "hypernet": lambda: velatura.Hypernetwork.for_base(base, layers=(1, 2, 1), activation="relu", name=PICTURES),
-        "lora": lambda: velatura.Lora.for_base(base, targets="conv", name=PICTURES),
-        "embedding": lambda: velatura.Embedding.for_base(base, vectors=4, initial="*", name=PICTURES),
+        "hypernet": lambda: velatura.Hypernetwork.for_base(
+            base, layers=(1, 2, 1), activation="relu", name=PICTURES, seed=SEED
+        ),
+        "lora": lambda: velatura.Lora.for_base(base, targets="conv", name=PICTURES, seed=SEED),
+        "embedding": lambda: velatura.Embedding.for_base(base, vectors=4, initial="*", name=PICTURES, seed=SEED),
         "dreambooth": lambda: velatura.Difference.for_base(base, name=PICTURES),
     }
     return makers[kind]()
 
 
-def trained(base: velatura.Base, kind: str, rate: str, work: Path) -> velatura.Overlay:
+def open_trained(base: velatura.Base, kind: str, rate: str, work: Path) -> velatura.Overlay:
     """Train an overlay, or open the one that is in the work folder."""
     run = work / f"{kind}-{rate}"
     file = run / f"{PICTURES}.safetensors"
@@ -111,12 +116,23 @@ def table(measurements: Sequence[Measurement]) -> str:
     columns = "overlay, learning rate, strength, changes, prompt left, kept in pictures, own prompt by CLIP, likeness"
     rows = [f"| {columns.replace(', ', ' | ')} |"]
     rows.append("|" + "---|" * 8)
-    for one in measurements:
-        shares = (f"{100 * share:.0f} %" for share in (one.prompt_left, one.kept, one.own_prompt))
-        name = NAMES.get(one.kind, one.kind)
-        cells = (name, f"{float(one.rate):g}", f"{one.strength:g}", f"{one.change:.2f}", *shares, f"{one.likeness:.2f}")
+    for measurement in measurements:
+        kind, rate, strength, change, *shares, likeness_to_pictures = measurement
+        cells = (
+            NAMES.get(kind, kind),
+            f"{float(rate):g}",
+            f"{strength:g}",
+            f"{change:.2f}",
+            *(f"{100 * share:.1f} %" for share in shares),
+            f"{round(likeness_to_pictures, 2) + 0:.2f}",  # no -0.00
+        )
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def read_results(path: Path = RESULTS) -> list[Measurement]:
+    """Return what was measured."""
+    return [Measurement(*values) for values in json.loads(path.read_text())]
 
 
 def fill_table(text: str, measurements: Sequence[Measurement]) -> str:
@@ -136,10 +152,12 @@ def main() -> None:
         for rate in rates:
             file = work / f"{kind}-{rate}.json"
             if not file.exists():
-                found = measure(encoder, trained(encoder.base, kind, rate, work), kind, rate)
-                file.write_text(json.dumps(found))
+                found = measure(encoder, open_trained(encoder.base, kind, rate, work), kind, rate)
+                with atomic_write(file) as temp_path:
+                    temp_path.write_text(json.dumps(found))
             measurements += [Measurement(*values) for values in json.loads(file.read_text())]
             print(table(measurements[-len(STRENGTHS) :]), flush=True)
+    RESULTS.write_text("[\n" + ",\n".join(map(json.dumps, measurements)) + "\n]\n")
     PAGE.write_text(fill_table(PAGE.read_text("utf-8"), measurements), "utf-8")
 
 

@@ -1,12 +1,14 @@
 """The tool that measures what overlays leave of a prompt: a row for each strength, and nothing is measured twice."""
 
 from tools import prompt_effect
+from velatura.training.run.verdict import overpowers
 
 
 def test_every_strength_gets_a_row_and_is_measured_once(tmp_path, monkeypatch, capsys):
     page = tmp_path / "training.md"
     page.write_text("before\n<!-- table: prompt-effect -->\nold\n<!-- end -->\nafter\n")
     monkeypatch.setattr(prompt_effect, "PAGE", page)
+    monkeypatch.setattr(prompt_effect, "RESULTS", tmp_path / "results.json")
     monkeypatch.setattr(prompt_effect, "RATES", {"hypernet": ("1e-2",)})
     monkeypatch.setattr(prompt_effect, "STRENGTHS", (0.5, 1.0))
     monkeypatch.setattr(prompt_effect, "STEPS", 4)
@@ -25,3 +27,15 @@ def test_every_strength_gets_a_row_and_is_measured_once(tmp_path, monkeypatch, c
     capsys.readouterr()
     prompt_effect.main()
     assert page.read_text() == text
+
+
+def test_the_page_shows_what_is_kept():
+    text = prompt_effect.PAGE.read_text("utf-8")
+    assert prompt_effect.fill_table(text, prompt_effect.read_results()) == text
+
+
+def test_the_bound_of_strong_overlays_is_right_for_nearly_all_that_were_measured():
+    measured = prompt_effect.read_results()
+    wrong = [each for each in measured if overpowers(each.prompt_left) is not (each.kept < 0.5)]
+    assert len(measured) == 30
+    assert len(wrong) <= 5
