@@ -35,13 +35,19 @@ def test_a_study_is_started_watched_and_read(open_page, quick_budget):
     assert sorted(quick_budget) == [("hypernet", 0), ("hypernet", 1), ("lora", 0), ("lora", 1)]
 
 
-def test_a_study_measures_kinds_beside_another_overlay(open_page, quick_budget):
+def open_loras(open_page, trainings, name):
+    """Open the tab with a study of neon by LoRAs alone."""
     page = open_page("#compare")
     page.get_by_label("Set of pictures", exact=True).select_option("neon")
     for kind in ("Embedding", "Hypernetwork", "DreamBooth", "Aesthetic gradient"):
         page.get_by_label(kind).uncheck()
-    page.get_by_label("Trainings of each kind").fill("1")
-    page.get_by_label("Name").fill("beside-ink")
+    page.get_by_label("Trainings of each kind").fill(f"{trainings}")
+    page.get_by_label("Name").fill(name)
+    return page
+
+
+def test_a_study_measures_kinds_beside_another_overlay(open_page, quick_budget):
+    page = open_loras(open_page, trainings=1, name="beside-ink")
     strength = page.get_by_label("Strength of the other")
     strength.wait_for(state="hidden")
     other = page.get_by_label("Beside another overlay")
@@ -165,12 +171,7 @@ def test_the_table_keeps_focus_and_place_while_it_grows(open_page, quick_budget,
         return run_trial(setup, kind, seed, steps, on_stage)
 
     monkeypatch.setattr(study_module, "run_trial", wait_before_the_second)
-    page = open_page("#compare")
-    page.get_by_label("Set of pictures", exact=True).select_option("neon")
-    for kind in ("Embedding", "Hypernetwork", "DreamBooth", "Aesthetic gradient"):
-        page.get_by_label(kind).uncheck()
-    page.get_by_label("Trainings of each kind").fill("2")
-    page.get_by_label("Name").fill("grown")
+    page = open_loras(open_page, trainings=2, name="grown")
     table = page.get_by_role("region", name="Scores")
     assert table.count() == 0  # an empty one cannot be reached
     page.set_viewport_size({"width": 320, "height": 700})
