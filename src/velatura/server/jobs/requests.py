@@ -17,7 +17,7 @@ ImageText = Annotated[
 ]
 
 
-class NamedOverlay(BaseModel):
+class OverlayWithStrength(BaseModel):
     """An overlay of the library, and how strongly it acts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

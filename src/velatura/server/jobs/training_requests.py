@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidatorFunctionWrapHandler, field_validator
 
 from velatura.errors import VelaturaError
-from velatura.server.jobs.requests import JobRequest, Name, NamedOverlay
+from velatura.server.jobs.requests import JobRequest, Name, OverlayWithStrength
 from velatura.studies.overlay_arguments import (
     DifferenceArguments,
     EmbeddingArguments,
@@ -143,7 +143,7 @@ class CompareRequest(JobRequest):
         default=None, gt=0, le=MAX_MINUTES, description=f"minutes of the whole study; none: {DEFAULT_MINUTES:g}"
     )
     purpose: Literal["style", "subject"] = Field(default="style", description="which presets")
-    together: NamedOverlay | None = Field(
+    together: OverlayWithStrength | None = Field(
         default=None, description="another overlay of the library: every kind is measured with it attached too"
     )
     base: Name | None = Field(default=None, description="name of a base; none: the server's")

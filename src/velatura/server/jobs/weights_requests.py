@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from velatura.server.jobs.requests import JobRequest, Name, NamedOverlay, Number
+from velatura.server.jobs.requests import JobRequest, Name, Number, OverlayWithStrength
 
 FileDtype = Literal["float32", "float16", "bfloat16"]
 NewName = Annotated[str, Field(min_length=1, max_length=100, description="name of the new file, without its ending")]
 
 
-class OverlayWithStrength(NamedOverlay):
+class OverlayWithStrengths(OverlayWithStrength):
     """An overlay of the library, and how strongly it acts in the UNet and in the text encoders."""
 
     text: Number | None = Field(default=None, description="strength in the text encoders, where it differs")
@@ -24,7 +24,7 @@ class MergeRequest(JobRequest):
     kind: Literal["merge"] = "merge"
     name: NewName
     models: tuple[Name, ...] = Field(default=(), max_length=3, description="A, B and C")
-    loras: tuple[OverlayWithStrength, ...] = Field(default=(), max_length=16, description="instead of models")
+    loras: tuple[OverlayWithStrengths, ...] = Field(default=(), max_length=16, description="instead of models")
     strength: Number | None = None
     mode: Annotated[str, Field(max_length=50)] | None = None
     blocks: Annotated[str, Field(max_length=2000)] | None = None
@@ -48,7 +48,7 @@ class BakeRequest(JobRequest):
 
     kind: Literal["bake"] = "bake"
     name: NewName
-    overlays: tuple[OverlayWithStrength, ...] = Field(min_length=1, max_length=16)
+    overlays: tuple[OverlayWithStrengths, ...] = Field(min_length=1, max_length=16)
     base: Name | None = None
     prompts: tuple[Annotated[str, Field(max_length=2000)], ...] | None = Field(
         default=None, max_length=1000, description="texts to fit by, at least four"

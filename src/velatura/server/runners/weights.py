@@ -26,7 +26,7 @@ from velatura.server.jobs.weights_requests import (
     ConvertRequest,
     ExtractRequest,
     MergeRequest,
-    OverlayWithStrength,
+    OverlayWithStrengths,
     PullRequest,
 )
 from velatura.server.models import TINY
@@ -154,7 +154,7 @@ def _find_model(context: JobContext, name: str) -> Base | Path:
     return models.library.entry(name, "checkpoint").path
 
 
-def _open_overlay(context: JobContext, wanted: OverlayWithStrength) -> tuple[Overlay, float | Strength]:
+def _open_overlay(context: JobContext, wanted: OverlayWithStrengths) -> tuple[Overlay, float | Strength]:
     """Open an overlay of the library; one without a name gets its file's name."""
     overlay = open_overlay(context.resources.models.library.path(wanted.name))
     overlay.name_after_file()
